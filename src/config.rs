@@ -1,0 +1,334 @@
+//! What the operator decides: flags over environment over file over default.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::clock::{DAY_MS, HOUR_MS};
+use crate::topics::TopicPlan;
+
+/// Everything that is configured, with its default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The watch spec's file.
+    pub spec: PathBuf,
+    /// Name of this process among its twins: part of transactional ids. The host's name when empty.
+    pub instance: String,
+    /// MongoDB.
+    pub mongodb: Mongodb,
+    /// Kafka.
+    pub kafka: Kafka,
+    /// MLflow.
+    pub mlflow: Mlflow,
+    /// The first stage.
+    pub tail: Tail,
+    /// Slices and windows.
+    pub window: Window,
+    /// When a verdict is an alarm.
+    pub judge: Judge,
+    /// Where alerts go besides Kafka.
+    pub webhook: Webhook,
+    /// The HTTP server.
+    pub http: Http,
+    /// Logging.
+    pub log: Logging,
+}
+
+/// MongoDB.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mongodb {
+    /// Connection string (`MONGODB_URI`); may hold a password.
+    pub uri: Option<SecretString>,
+    /// Database (`MONGODB_DATABASE`); the spec's when absent.
+    pub database: Option<String>,
+    /// Writes a document to `ml_retraining_triggers` for every trigger.
+    pub trigger_documents: bool,
+}
+
+/// Kafka.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port,…` (`KAFKA_BOOTSTRAP_SERVERS`).
+    pub bootstrap_servers: Option<String>,
+    /// Prefix of every topic, group and transactional id.
+    pub topic_prefix: String,
+    /// Partitions of `tickets`, `dead-letters` and `prediction-errors`.
+    pub partitions: u32,
+    /// Copies of each partition of topics that are created.
+    pub replication: u32,
+    /// Retention of `tickets` and `summaries`, in days.
+    pub tickets_retention_days: u32,
+    /// Retention of the other topics that are not compacted, in days.
+    pub retention_days: u32,
+    /// Further librdkafka properties, for both producers and consumers (TLS, SASL).
+    pub properties: std::collections::BTreeMap<String, SecretString>,
+}
+
+/// MLflow.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mlflow {
+    /// `MLFLOW_TRACKING_URI`.
+    pub tracking_uri: Option<String>,
+    /// `MLFLOW_EXPERIMENT_NAME`.
+    pub experiment_name: String,
+}
+
+/// Where the first start begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// With the next completion.
+    Now,
+    /// With the collection as it is, then the stream.
+    History,
+}
+
+/// Which clock event time follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockMode {
+    /// Decided once, from the first 20 tickets.
+    Auto,
+    /// MongoDB's cluster time.
+    Commit,
+    /// The 20th largest `completed_at`.
+    Tickets,
+}
+
+/// The first stage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tail {
+    /// Where the first start begins.
+    pub start: Start,
+    /// Which clock event time follows.
+    pub clock: ClockMode,
+    /// Tickets in one transaction, at most.
+    pub transaction_rows: usize,
+    /// Documents in one batch of the cursor.
+    pub batch_rows: u32,
+}
+
+/// Slices and windows.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Window {
+    /// Length of a slice, ms; a divisor of a day.
+    pub slice_ms: i64,
+    /// How long a slice waits for late tickets, ms.
+    pub lateness_ms: i64,
+    /// Window lengths in days, ascending.
+    pub days: Vec<u32>,
+    /// Rows kept in memory per process, at most.
+    pub max_rows: usize,
+}
+
+/// What makes an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Effect and evidence against the baseline's own noise.
+    Calibrated,
+    /// The contract's bare thresholds.
+    Thresholds,
+}
+
+/// When a verdict is an alarm.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Judge {
+    /// What makes an alarm.
+    pub decision: Decision,
+    /// PSI above which a column is over at the critical level (`ML_DRIFT_PSI_THRESHOLD`).
+    pub psi_critical: f64,
+    /// The same for a warning.
+    pub psi_warning: f64,
+    /// KS distance of the target, critical.
+    pub ks_critical: f64,
+    /// KS distance of the target, warning.
+    pub ks_warning: f64,
+    /// KS p-value of the bare rule, critical.
+    pub ks_p_critical: f64,
+    /// KS p-value of the bare rule, warning (`ML_DRIFT_KS_PVALUE_THRESHOLD`).
+    pub ks_p_warning: f64,
+    /// MAE ratio, critical (`ML_DRIFT_MAE_RATIO_THRESHOLD`).
+    pub mae_ratio_critical: f64,
+    /// MAE ratio, warning.
+    pub mae_ratio_warning: f64,
+    /// Rows below which there is no verdict.
+    pub min_rows: u64,
+    /// Windows in days that decide about `error`.
+    pub error_days: Vec<u32>,
+    /// Windows in days that decide about `target`.
+    pub target_days: Vec<u32>,
+    /// Windows in days that decide about features.
+    pub feature_days: Vec<u32>,
+    /// α.
+    pub alpha: f64,
+    /// α of `error` in the longest window.
+    pub alpha_error_longest: f64,
+    /// Looks over in a row that open an episode of `error`.
+    pub error_looks: u32,
+    /// Looks over in a row that open an episode of `target`.
+    pub target_looks: u32,
+    /// Looks over in a row that open an episode of a feature.
+    pub feature_looks: u32,
+    /// Looks over at the warning level, in the longest window, that open a warning.
+    pub warning_looks: u32,
+    /// Looks in a row below 0.8 of the threshold that close an episode.
+    pub close_looks: u32,
+    /// A single cause over the critical PSI for one full window asks for a training.
+    pub retrain_on_single_cause: bool,
+}
+
+/// Where alerts go besides Kafka.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhook {
+    /// Gets a POST with each alert and trigger.
+    pub url: Option<String>,
+    /// Key of the HMAC-SHA256 signature.
+    pub secret: Option<SecretString>,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address; empty for none.
+    pub listen: String,
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Logging {
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// A `tracing` filter.
+    pub filter: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            spec: PathBuf::from("config/execution-tickets.toml"),
+            instance: String::new(),
+            mongodb: Mongodb::default(),
+            kafka: Kafka::default(),
+            mlflow: Mlflow::default(),
+            tail: Tail::default(),
+            window: Window::default(),
+            judge: Judge::default(),
+            webhook: Webhook::default(),
+            http: Http::default(),
+            log: Logging::default(),
+        }
+    }
+}
+
+impl Default for Mongodb {
+    fn default() -> Self {
+        Self { uri: None, database: None, trigger_documents: true }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: None,
+            topic_prefix: "tidemark".to_owned(),
+            partitions: 4,
+            replication: 1,
+            tickets_retention_days: 30,
+            retention_days: 90,
+            properties: std::collections::BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Mlflow {
+    fn default() -> Self {
+        Self { tracking_uri: None, experiment_name: "orchestrator-predictive-models".to_owned() }
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { start: Start::Now, clock: ClockMode::Auto, transaction_rows: 4_000, batch_rows: 1_000 }
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { slice_ms: HOUR_MS, lateness_ms: 600_000, days: vec![1, 3, 7], max_rows: 2_000_000 }
+    }
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self {
+            decision: Decision::Calibrated,
+            psi_critical: 0.25,
+            psi_warning: 0.1,
+            ks_critical: 0.2,
+            ks_warning: 0.1,
+            ks_p_critical: 0.01,
+            ks_p_warning: 0.05,
+            mae_ratio_critical: 1.5,
+            mae_ratio_warning: 1.2,
+            min_rows: 50,
+            error_days: vec![1, 3, 7],
+            target_days: vec![1, 3, 7],
+            feature_days: vec![7],
+            alpha: 1e-4,
+            alpha_error_longest: 1e-3,
+            error_looks: 6,
+            target_looks: 24,
+            feature_looks: 6,
+            warning_looks: 24,
+            close_looks: 24,
+            retrain_on_single_cause: true,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9464".to_owned() }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Config {
+    /// Returns how topics are made.
+    #[must_use]
+    pub fn topic_plan(&self) -> TopicPlan {
+        TopicPlan {
+            partitions: self.kafka.partitions,
+            replication: self.kafka.replication,
+            tickets_retention_ms: i64::from(self.kafka.tickets_retention_days) * DAY_MS,
+            retention_ms: i64::from(self.kafka.retention_days) * DAY_MS,
+        }
+    }
+}

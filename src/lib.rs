@@ -1,0 +1,35 @@
+//! Tidemark watches models whose right answers arrive later.
+//!
+//! ```text
+//!  MongoDB change stream ─► tail ─► tickets ─► watch ─► prediction-errors
+//!    (or a replayed file)   │ ▲       (log)     │  └──► summaries ─► judge ─► alerts, status, retraining-triggers
+//!                           │ └─ baselines, model-events
+//!                           ├► positions
+//!                           └► dead-letters
+//! ```
+//!
+//! The modules follow the flow: shared words first, then the seam to the log, then the stages, then the rim.
+
+pub mod clock;
+pub mod config;
+pub mod spec;
+pub mod ticket;
+pub mod topics;
+
+pub mod log;
+
+pub mod baseline;
+pub mod summary;
+
+pub mod stage;
+
+pub mod tail;
+
+pub mod drift;
+pub mod features;
+pub mod window;
+
+pub mod judge;
+pub mod watch;
+
+pub mod pipeline;
