@@ -1,1 +1,3 @@
-//! To come.
+//! The first stage.
+
+pub mod normalise;

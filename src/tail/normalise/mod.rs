@@ -1,0 +1,131 @@
+//! From a document to a ticket: every ticket is read once, here, by one set of rules for BSON and JSON.
+//!
+//! Only id, completion time and target can make a dead letter; any other field that cannot be read is missing, and
+//! counted in [`Unreadable`].
+
+mod dead;
+
+use bson::RawDocument;
+
+pub use dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected};
+
+use crate::spec::{Path, Spec};
+use crate::ticket::Ticket;
+
+/// The longest id that is kept, as compact canonical extended JSON.
+pub const MAX_ID_BYTES: usize = 1024;
+
+/// What a document turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Normalised {
+    /// A completed ticket. Event time is `completed_at`, commit `None`, transition `Replay`: the source overwrites them.
+    Completed(Ticket),
+    /// Not completed. The row is there when it has an id, a completion time and a target: success rates are learned from it.
+    Other(Option<Box<Ticket>>),
+    /// Completed or not to be told, and unusable.
+    Dead(Box<DeadLetter>),
+}
+
+/// Why a field that is present could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Of a type that its kind does not take.
+    WrongType,
+    /// A text that is no time, or a time outside the plausible range.
+    NotATime,
+    /// Nested deeper than [`MAX_DEPTH`].
+    TooDeep,
+    /// Bytes that are not what they say they are.
+    Malformed,
+}
+
+/// The deepest nesting that is measured.
+pub const MAX_DEPTH: usize = 200;
+
+impl Why {
+    const ALL: [Self; 4] = [Self::WrongType, Self::NotATime, Self::TooDeep, Self::Malformed];
+
+    /// Returns the name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WrongType => "wrong_type",
+            Self::NotATime => "not_a_time",
+            Self::TooDeep => "too_deep",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// Counts of unreadable fields, by field and reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    counts: Vec<[u64; Why::ALL.len()]>,
+}
+
+impl Unreadable {
+    fn count(&mut self, field: usize, why: Why) {
+        if self.counts.len() <= field {
+            self.counts.resize(field + 1, [0; Why::ALL.len()]);
+        }
+        self.counts[field][why as usize] += 1;
+    }
+
+    /// Whether nothing was unreadable.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// Returns (place in [`Spec::fields`], reason, count), counts above 0 only.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Why, u64)> {
+        self.counts
+            .iter()
+            .enumerate()
+            .flat_map(|(field, by_reason)| Why::ALL.into_iter().map(move |why| (field, why, by_reason[why as usize])))
+            .filter(|&(_, _, count)| count > 0)
+    }
+
+    /// Forgets all counts.
+    pub fn clear(&mut self) {
+        self.counts.clear();
+    }
+}
+
+/// Reads documents of one spec. Made once, shared freely.
+#[derive(Clone, Debug)]
+pub struct Normaliser {
+    spec: Spec,
+}
+
+impl Normaliser {
+    /// Prepares to read documents of `spec`.
+    #[must_use]
+    pub fn new(spec: &Spec) -> Self {
+        Self { spec: spec.clone() }
+    }
+
+    /// Returns every path that is read, none of them below another: the projection.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&Path> {
+        vec![&self.spec.ticket.id]
+    }
+
+    /// Reads a document as MongoDB has it; whether it is completed its status says.
+    pub fn from_bson(&self, _document: &RawDocument, unreadable: &mut Unreadable) -> Normalised {
+        unreadable.count(0, Why::WrongType);
+        Normalised::Other(None)
+    }
+
+    /// Reads a document of which the stream says that it completed, whatever its status says by now: it is `Completed` or `Dead`.
+    pub fn completed_from_bson(&self, document: &RawDocument, unreadable: &mut Unreadable) -> Normalised {
+        self.from_bson(document, unreadable)
+    }
+
+    /// Reads a line of NDJSON: plain or extended JSON. `line` is its number, from 1, for the dead letter's position.
+    pub fn from_json(&self, json: &[u8], line: u64, unreadable: &mut Unreadable) -> Normalised {
+        let _ = (json, line);
+        unreadable.count(0, Why::WrongType);
+        Normalised::Other(None)
+    }
+}
