@@ -13,6 +13,7 @@
 
 pub mod kafka;
 pub mod memory;
+mod refusal;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -36,6 +37,17 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// Headers in order.
     pub headers: Vec<Header>,
+}
+
+/// Largest key and value of a record together. Topics are created to take it; one made by others may take less.
+pub const MAX_RECORD_BYTES: usize = 4 << 20;
+
+impl Record {
+    /// Returns the size of key and value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// A record as a reader meets it.
@@ -223,6 +235,22 @@ pub struct Bounds {
     pub low: i64,
     /// Offset after the last record, as read_uncommitted sees it.
     pub end: i64,
+}
+
+/// Refuses a position outside `bounds`.
+fn within(topic: &str, partition: u32, bounds: Bounds, position: i64) -> Result<(), LogError> {
+    let Bounds { low, end } = bounds;
+    if position < low {
+        return Err(LogError::Truncated { topic: topic.to_owned(), partition, low, wanted: position });
+    }
+    if position > end {
+        let reason = format!(
+            "partition {partition} ends at offset {end}, but was read up to {position} before: it was recreated or lost its end; \
+             restore it, or choose another kafka.topic_prefix"
+        );
+        return Err(LogError::WrongTopic { topic: topic.to_owned(), reason });
+    }
+    Ok(())
 }
 
 /// A log: Kafka, or memory.
