@@ -1,0 +1,5 @@
+//! The integration tests: one binary, so that all of them share one broker and one replica set.
+
+mod support;
+
+mod servers;

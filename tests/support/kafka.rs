@@ -1,0 +1,101 @@
+//! Apache Kafka: one process, broker and controller, with transactions and groups as in production.
+
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::process::{Server, free_ports, tools, wait_until};
+
+/// A broker.
+pub(crate) struct Kafka {
+    /// `host:port`.
+    pub(crate) bootstrap_servers: String,
+    server: Server,
+}
+
+/// Returns the broker that all tests share: use topic names of your own.
+pub(crate) fn kafka() -> &'static Kafka {
+    static SHARED: OnceLock<Kafka> = OnceLock::new();
+    SHARED.get_or_init(Kafka::start)
+}
+
+impl Kafka {
+    /// Starts a broker for one test, which may stop and freeze it.
+    pub(crate) fn start() -> Self {
+        let libraries = tools().join("kafka/libs");
+        assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
+        let classes = format!("{}/*", libraries.display());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let [port, controller] = free_ports();
+        let properties = directory.path().join("server.properties");
+        std::fs::write(&properties, settings(port, controller, &directory.path().join("data").display().to_string()))
+            .expect("the temporary directory takes a file");
+
+        let formatted = Command::new("java")
+            .args(["-cp", &classes, "kafka.tools.StorageTool", "format", "--cluster-id", "5L6g3nShT-eMCtK--X86sw", "--config"])
+            .arg(&properties)
+            .stdout(Stdio::null())
+            .status()
+            .expect("java is there: run script/bootstrap test");
+        assert!(formatted.success(), "kafka.tools.StorageTool format");
+
+        let mut java = Command::new("java");
+        java.args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
+        let bootstrap_servers = format!("127.0.0.1:{port}");
+        let kafka = Self { bootstrap_servers, server: Server::start(directory, &mut java) };
+        kafka.wait_until_up();
+        kafka
+    }
+
+    /// Sends a signal to the broker (`STOP`, `CONT`, `KILL`).
+    pub(crate) fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
+    /// Returns the server's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Waits until the broker answers.
+    fn wait_until_up(&self) {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("log_level", "0")
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "100")
+            .create()
+            .expect("a valid client configuration");
+        wait_until("Kafka answers", Duration::from_secs(60), || match client.fetch_metadata(None, Duration::from_secs(2)) {
+            Ok(metadata) if !metadata.brokers().is_empty() => Some(()),
+            _ => {
+                assert!(self.server.is_alive(), "Kafka did not start:\n{}", self.server.last_words());
+                None
+            }
+        });
+    }
+}
+
+fn settings(port: u16, controller: u16, data: &str) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+log.cleaner.dedupe.buffer.size=16777216
+"
+    )
+}

@@ -1,0 +1,9 @@
+//! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
+
+mod kafka;
+mod mongo;
+mod process;
+
+pub(crate) use kafka::{Kafka, kafka};
+pub(crate) use mongo::{Mongo, mongo};
+pub(crate) use process::wait_until;

@@ -1,0 +1,74 @@
+//! MongoDB: a replica set of one, which is what change streams need.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use tokio::runtime::Runtime;
+
+use super::process::{Server, free_ports, tools, wait_until};
+
+/// A replica set of one member.
+pub(crate) struct Mongo {
+    /// Connection string.
+    pub(crate) uri: String,
+    server: Server,
+}
+
+/// Returns the replica set that all tests share: use database names of your own.
+pub(crate) fn mongo() -> &'static Mongo {
+    static SHARED: OnceLock<Mongo> = OnceLock::new();
+    SHARED.get_or_init(Mongo::start)
+}
+
+impl Mongo {
+    /// Starts a replica set for one test, which may stop and freeze it. Fail points are on.
+    pub(crate) fn start() -> Self {
+        let program = tools().join("mongod");
+        assert!(program.is_file(), "no {}: run script/bootstrap test", program.display());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let [port] = free_ports();
+        let mut mongod = Command::new(program);
+        mongod
+            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5", "--oplogSize", "990"])
+            .args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args(["--port", &port.to_string()])
+            .arg("--dbpath")
+            .arg(directory.path());
+        let mongo = Self { uri: format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0"), server: Server::start(directory, &mut mongod) };
+        mongo.initiate(port);
+        mongo
+    }
+
+    /// Sends a signal to the server (`STOP`, `CONT`, `KILL`).
+    pub(crate) fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
+    /// Returns the server's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    fn initiate(&self, port: u16) {
+        let runtime = runtime();
+        let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=1000");
+        let client = runtime.block_on(Client::with_uri_str(uri)).expect("a valid connection string");
+        let ask = |command: Document| runtime.block_on(async { client.database("admin").run_command(command).await });
+        let members = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": format!("127.0.0.1:{port}") }] };
+        wait_until("mongod takes replSetInitiate", Duration::from_secs(60), || {
+            assert!(self.server.is_alive(), "mongod did not start:\n{}", self.server.last_words());
+            ask(doc! { "replSetInitiate": members.clone() }).ok()
+        });
+        wait_until("mongod is primary", Duration::from_secs(60), || {
+            ask(doc! { "hello": 1 }).ok().filter(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+        });
+    }
+}
+
+/// Returns a runtime for the driver on the calling thread.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}

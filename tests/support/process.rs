@@ -1,0 +1,100 @@
+//! A server process that cannot outlive the tests.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Reads its standard input, which nobody writes to: it ends when the tests do, however they do. Then the server ends too.
+const WATCHDOG: &str = r#"
+trap '' INT TERM HUP
+directory=$1; shift
+"$@" >"$directory/server.log" 2>&1 </dev/null &
+server=$!
+echo "$server"
+read -r _
+kill -CONT "$server" 2>/dev/null
+kill -KILL "$server" 2>/dev/null
+wait "$server" 2>/dev/null
+rm -rf "$directory"
+"#;
+
+/// Returns the directory of the servers' programs: `TIDEMARK_SERVERS`, else `.servers` in the repository.
+pub(crate) fn tools() -> PathBuf {
+    std::env::var_os("TIDEMARK_SERVERS").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.servers")), PathBuf::from)
+}
+
+/// A running server with a directory of its own. Killed when dropped, and when the tests end in any way.
+pub(crate) struct Server {
+    watchdog: Child,
+    pid: u32,
+    directory: PathBuf,
+}
+
+impl Server {
+    /// Starts `program` in `directory`, which is removed when the server ends.
+    pub(crate) fn start(directory: TempDir, program: &mut Command) -> Self {
+        let directory = directory.keep();
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCHDOG, "watchdog"]).arg(&directory).arg(program.get_program()).args(program.get_args());
+        // A group of its own: an interrupt from the terminal is for the tests, and they end the server.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut watchdog = command.spawn().expect("a shell is there");
+        let mut line = String::new();
+        BufReader::new(watchdog.stdout.take().expect("it was asked for")).read_line(&mut line).expect("the watchdog says the server's id");
+        Self { watchdog, pid: line.trim().parse().expect("a process id"), directory }
+    }
+
+    /// Sends a signal by name (`STOP`, `CONT`, `KILL`).
+    pub(crate) fn signal(&self, name: &str) {
+        let done = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().expect("kill is there");
+        assert!(done.success(), "kill -{name} {}", self.pid);
+    }
+
+    /// Returns the server's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether the server still runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        let answer = Command::new("kill").arg("-0").arg(self.pid.to_string()).stderr(Stdio::null()).status();
+        answer.is_ok_and(|status| status.success())
+    }
+
+    /// Returns the last lines of what the server said.
+    pub(crate) fn last_words(&self) -> String {
+        let all = std::fs::read_to_string(self.directory.join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = all.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        drop(self.watchdog.wait());
+    }
+}
+
+/// Returns `N` ports that nobody listened on a moment ago.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+}
+
+/// Asks again and again until `ready` returns a value; panics after `limit`, saying what was waited for.
+pub(crate) fn wait_until<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
