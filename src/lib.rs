@@ -21,6 +21,13 @@ pub mod log;
 pub mod baseline;
 pub mod summary;
 
+pub mod cloudevent;
+
+pub mod alert;
+pub mod trigger;
+
+pub mod status;
+
 pub mod stage;
 
 pub mod tail;

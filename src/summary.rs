@@ -28,6 +28,9 @@ pub struct Summary {
     /// True when the log no longer reaches back over the longest window: the counts are of what is left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incomplete: bool,
+    /// True when another record of the same partition and mark follows: a recount may be too large for one record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// The counts of one slice of event time.

@@ -1,0 +1,138 @@
+//! The data of a record of `retraining-triggers`: the request for a training, and what becomes of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::alert::Level;
+use crate::cloudevent::{self, CloudEvent};
+
+/// Why a training is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerType {
+    /// Its time has come.
+    Scheduled,
+    /// The data drifts.
+    Drift,
+    /// Only the model's error is critical.
+    Performance,
+    /// Many new tickets.
+    DataVolume,
+    /// Somebody asked.
+    Manual,
+}
+
+impl TriggerType {
+    /// Returns the contract's word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Drift => "drift",
+            Self::Performance => "performance",
+            Self::DataVolume => "data_volume",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerChange {
+    /// It is raised.
+    Raised,
+    /// Another cause joins it.
+    Joined,
+    /// It is closed; [`Trigger::closed_because`] says why.
+    Closed,
+}
+
+impl TriggerChange {
+    /// Returns the word that records and event types use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raised => "raised",
+            Self::Joined => "joined",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// Why a trigger closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClosedBecause {
+    /// A new model went to Production.
+    Promoted,
+    /// How things are now was accepted.
+    Accepted,
+    /// The last of its causes closed.
+    Resolved,
+    /// A graver trigger took its place.
+    Superseded,
+}
+
+/// The data of a record of `retraining-triggers`; also the metadata of the document in `ml_retraining_triggers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trigger {
+    /// Id of the trigger: all its records carry it.
+    pub id: String,
+    /// Name of the spec.
+    pub spec: String,
+    /// Name of the model.
+    pub model: String,
+    /// What became of it.
+    pub change: TriggerChange,
+    /// Why a training is asked for.
+    pub trigger_type: TriggerType,
+    /// 1 low, 2 medium, 3 high, 4 critical.
+    pub priority: u8,
+    /// In words.
+    pub reason: String,
+    /// The causes that asked for it; those that joined are last.
+    pub causes: Vec<TriggerCause>,
+    /// Mark at which it was raised; `None` where no mark raised it (manual).
+    pub raised_mark: Option<u64>,
+    /// When it was raised, ms since 1970, in event time.
+    pub raised_at_ms: i64,
+    /// Mark of this record.
+    pub mark: Option<u64>,
+    /// Time of this record, ms since 1970, in event time.
+    pub at_ms: i64,
+    /// Version of the baseline in force.
+    pub baseline: Option<u64>,
+    /// Trainings that answered it without a promotion so far.
+    pub attempts: u32,
+    /// Why it closed, when it did.
+    pub closed_because: Option<ClosedBecause>,
+}
+
+/// A cause behind a trigger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriggerCause {
+    /// The cause.
+    pub cause: String,
+    /// Its episode.
+    pub episode: String,
+    /// Level of the episode.
+    pub level: Level,
+    /// When the change began, ms since 1970.
+    pub onset_ms: Option<i64>,
+}
+
+impl Trigger {
+    /// Returns the event that carries it. The record's key is the model's name.
+    #[must_use]
+    pub fn event(&self) -> CloudEvent {
+        let step = self.mark.map_or_else(|| self.at_ms.to_string(), |mark| mark.to_string());
+        CloudEvent {
+            id: format!("{}-{}-{step}", self.id, self.change.name()),
+            source: cloudevent::source(&self.spec),
+            kind: format!("tidemark.trigger.{}.v1", self.change.name()),
+            time_ms: self.at_ms,
+            subject: self.model.clone(),
+            data: serde_json::to_vec(self).expect("a trigger has only texts and numbers").into(),
+        }
+    }
+}
