@@ -1,1 +1,12 @@
-//! To come.
+//! The statistics of drift: counts in, effects and evidence out. Pure, and from integers until the last step.
+//!
+//! One statistic a file, each with its source; [`look`] puts them together for one window at one mark.
+
+pub mod ks;
+pub mod look;
+pub mod mae_ratio;
+pub mod psi;
+pub mod significance;
+pub mod special;
+
+pub use look::{CauseLook, ColumnLook, ErrorLook, Level, Look, TargetLook, look};
