@@ -40,3 +40,5 @@ pub mod judge;
 pub mod watch;
 
 pub mod pipeline;
+
+pub mod cli;

@@ -1,15 +1,26 @@
 //! What the operator decides: flags over environment over file over default.
+//!
+//! [`keys`] lists every key with what it may be, [`load`] lays the layers over each other, [`faults`] says what is wrong,
+//! [`show`] what is in force.
+
+pub mod faults;
+pub mod keys;
+pub mod load;
+pub mod show;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{DAY_MS, HOUR_MS};
 use crate::topics::TopicPlan;
 
 /// Everything that is configured, with its default.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The watch spec's file.
@@ -28,6 +39,14 @@ pub struct Config {
     pub window: Window,
     /// When a verdict is an alarm.
     pub judge: Judge,
+    /// One verdict without running anything.
+    pub check: Check,
+    /// When and how models are trained.
+    pub train: Train,
+    /// Prediction errors of history.
+    pub backfill: Backfill,
+    /// What schedulers ask for.
+    pub serve: Serve,
     /// Where alerts go besides Kafka.
     pub webhook: Webhook,
     /// The HTTP server.
@@ -37,10 +56,11 @@ pub struct Config {
 }
 
 /// MongoDB.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mongodb {
     /// Connection string (`MONGODB_URI`); may hold a password.
+    #[serde(serialize_with = "show::masked_uri")]
     pub uri: Option<SecretString>,
     /// Database (`MONGODB_DATABASE`); the spec's when absent.
     pub database: Option<String>,
@@ -49,7 +69,7 @@ pub struct Mongodb {
 }
 
 /// Kafka.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kafka {
     /// `host:port,…` (`KAFKA_BOOTSTRAP_SERVERS`).
@@ -65,21 +85,23 @@ pub struct Kafka {
     /// Retention of the other topics that are not compacted, in days.
     pub retention_days: u32,
     /// Further librdkafka properties, for both producers and consumers (TLS, SASL).
+    #[serde(serialize_with = "show::masked_properties")]
     pub properties: std::collections::BTreeMap<String, SecretString>,
 }
 
 /// MLflow.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlflow {
     /// `MLFLOW_TRACKING_URI`.
+    #[serde(serialize_with = "show::masked_url")]
     pub tracking_uri: Option<String>,
     /// `MLFLOW_EXPERIMENT_NAME`.
     pub experiment_name: String,
 }
 
 /// Where the first start begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// With the next completion.
@@ -89,7 +111,7 @@ pub enum Start {
 }
 
 /// Which clock event time follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockMode {
     /// Decided once, from the first 20 tickets.
@@ -101,7 +123,7 @@ pub enum ClockMode {
 }
 
 /// The first stage.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tail {
     /// Where the first start begins.
@@ -115,7 +137,7 @@ pub struct Tail {
 }
 
 /// Slices and windows.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Window {
     /// Length of a slice, ms; a divisor of a day.
@@ -129,7 +151,7 @@ pub struct Window {
 }
 
 /// What makes an alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Effect and evidence against the baseline's own noise.
@@ -139,7 +161,7 @@ pub enum Decision {
 }
 
 /// When a verdict is an alarm.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Judge {
     /// What makes an alarm.
@@ -186,18 +208,70 @@ pub struct Judge {
     pub retrain_on_single_cause: bool,
 }
 
+/// One verdict without running anything.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Check {
+    /// Length of the window in days (`ML_DRIFT_CHECK_WINDOW_DAYS`).
+    pub window_days: u32,
+}
+
+/// When and how models are trained.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Train {
+    /// Days of history that a training reads (`ML_TRAINING_WINDOW_DAYS`).
+    pub window_days: u32,
+    /// Hours after which a model is trained anew (`ML_TRAINING_INTERVAL_HOURS`).
+    pub interval_hours: u32,
+    /// Rows below which nothing is trained (`ML_MIN_TRAINING_SAMPLES`).
+    pub min_samples: u64,
+    /// Hold-out MAE / mean actual below which a duration model may be promoted (`ML_DURATION_ERROR_THRESHOLD`).
+    pub duration_error_threshold: f64,
+    /// Hold-out precision above which an anomaly model may be promoted (`ML_VALIDATION_PRECISION_THRESHOLD`).
+    pub validation_precision_threshold: f64,
+    /// Share of tickets taken as anomalous (`ML_ANOMALY_CONTAMINATION`).
+    pub anomaly_contamination: f64,
+    /// New tickets that ask for a training (`ML_DATA_VOLUME_TRIGGER_THRESHOLD`).
+    pub data_volume_trigger_threshold: u64,
+    /// Hours between two retrainings, at least.
+    pub min_interval_hours: u32,
+    /// Retrainings a day, at most.
+    pub max_per_day: u32,
+}
+
+/// Prediction errors of history.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backfill {
+    /// A training backfills errors too (`ML_BACKFILL_ERRORS`).
+    pub errors: bool,
+    /// Days that a report is kept (`ML_BACKFILL_HISTORY_RETENTION_DAYS`).
+    pub history_retention_days: u32,
+}
+
+/// What schedulers ask for.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serve {
+    /// Answers predictions from models and not from rules alone (`ENABLE_ML_ENHANCED_SCHEDULING`).
+    pub enhanced_scheduling: bool,
+}
+
 /// Where alerts go besides Kafka.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
     /// Gets a POST with each alert and trigger.
+    #[serde(serialize_with = "show::masked_webhook")]
     pub url: Option<String>,
     /// Key of the HMAC-SHA256 signature.
+    #[serde(serialize_with = "show::masked")]
     pub secret: Option<SecretString>,
 }
 
 /// The HTTP server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Address; empty for none.
@@ -205,7 +279,7 @@ pub struct Http {
 }
 
 /// Logging.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Logging {
     /// `text` or `json`.
@@ -215,7 +289,7 @@ pub struct Logging {
 }
 
 /// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For a person.
@@ -235,6 +309,10 @@ impl Default for Config {
             tail: Tail::default(),
             window: Window::default(),
             judge: Judge::default(),
+            check: Check::default(),
+            train: Train::default(),
+            backfill: Backfill::default(),
+            serve: Serve::default(),
             webhook: Webhook::default(),
             http: Http::default(),
             log: Logging::default(),
@@ -305,6 +383,34 @@ impl Default for Judge {
             close_looks: 24,
             retrain_on_single_cause: true,
         }
+    }
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self { window_days: 7 }
+    }
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            window_days: 540,
+            interval_hours: 24,
+            min_samples: 100,
+            duration_error_threshold: 0.15,
+            validation_precision_threshold: 0.75,
+            anomaly_contamination: 0.05,
+            data_volume_trigger_threshold: 10_000,
+            min_interval_hours: 6,
+            max_per_day: 2,
+        }
+    }
+}
+
+impl Default for Backfill {
+    fn default() -> Self {
+        Self { errors: false, history_retention_days: 90 }
     }
 }
 

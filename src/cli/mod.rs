@@ -1,0 +1,173 @@
+//! The command line: one subcommand a file, the same flags everywhere, one table of exit codes.
+
+pub mod exit;
+pub mod logging;
+pub mod out;
+pub mod session;
+pub mod time;
+
+mod completions;
+mod config;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::load::{Flag, FlagValue};
+use exit::{Exit, Failure};
+use out::Format;
+use session::Session;
+
+/// Watches models whose right answers arrive later: completed tickets from MongoDB to Kafka exactly once, drift alerts,
+/// retraining triggers.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark", version, max_term_width = 120, after_help = exit::TABLE, propagate_version = true, disable_help_subcommand = false)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the configuration, or show what is in force
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+impl Command {
+    /// Whether it goes on until it is stopped: then its log is what a person sees of it.
+    fn is_service(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Completions(_) => false,
+        }
+    }
+}
+
+/// Flags of every command. They are stronger than the environment, which is stronger than the file.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Configuration file [default: TIDEMARK_CONFIG, tidemark.toml, config/tidemark.toml: the first that is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Watch spec [key: spec]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub spec: Option<PathBuf>,
+    /// Form of the answer on standard output; html for `check` only [default: text]
+    #[arg(long, short, global = true, value_enum, value_name = "FORM")]
+    pub output: Option<Format>,
+    /// Form of the log on standard error: text or json [key: log.format]
+    #[arg(long, global = true, value_name = "FORM")]
+    pub log_format: Option<String>,
+    /// MongoDB connection string without a password; with one, use MONGODB_URI or the flag below [key: mongodb.uri]
+    #[arg(long, global = true, value_name = "URI")]
+    pub mongodb_uri: Option<String>,
+    /// File that holds the MongoDB connection string [key: mongodb.uri]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub mongodb_uri_file: Option<PathBuf>,
+    /// Database, instead of the spec's [key: mongodb.database]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub mongodb_database: Option<String>,
+    /// Kafka: host:port,… [key: kafka.bootstrap_servers]
+    #[arg(long, global = true, value_name = "SERVERS")]
+    pub kafka_bootstrap_servers: Option<String>,
+    /// Prefix of topics, groups and transactional ids [key: kafka.topic_prefix]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub topic_prefix: Option<String>,
+    /// MLflow: http(s)://host:port [key: mlflow.tracking_uri]
+    #[arg(long, global = true, value_name = "URL")]
+    pub mlflow_tracking_uri: Option<String>,
+    /// Name of this process among its twins [key: instance]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Sets any key: --set window.slice_ms=60000; may be given often
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Global {
+    /// Returns the keys that the flags set.
+    ///
+    /// # Errors
+    /// A `--set` without `=`.
+    pub fn flags(&self) -> Result<Vec<Flag>, Failure> {
+        let mut flags = Vec::new();
+        for text in &self.set {
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(Failure::new(Exit::Usage, "--set takes KEY=VALUE, for example --set window.slice_ms=60000"));
+            };
+            flags.push(Flag { key: key.trim().to_owned(), name: "--set".to_owned(), value: FlagValue::Text(value.to_owned()) });
+        }
+        let mut text = |key: &str, name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                flags.push(Flag { key: key.to_owned(), name: name.to_owned(), value: FlagValue::Text(value) });
+            }
+        };
+        text("spec", "--spec", self.spec.as_ref().map(|path| path.to_string_lossy().into_owned()));
+        text("log.format", "--log-format", self.log_format.clone());
+        text("mongodb.uri", "--mongodb-uri", self.mongodb_uri.clone());
+        text("mongodb.database", "--mongodb-database", self.mongodb_database.clone());
+        text("kafka.bootstrap_servers", "--kafka-bootstrap-servers", self.kafka_bootstrap_servers.clone());
+        text("kafka.topic_prefix", "--topic-prefix", self.topic_prefix.clone());
+        text("mlflow.tracking_uri", "--mlflow-tracking-uri", self.mlflow_tracking_uri.clone());
+        text("instance", "--instance", self.instance.clone());
+        if let Some(path) = &self.mongodb_uri_file {
+            flags.push(Flag { key: "mongodb.uri".to_owned(), name: "--mongodb-uri-file".to_owned(), value: FlagValue::File(path.clone()) });
+        }
+        Ok(flags)
+    }
+}
+
+/// Runs the command line and returns how it ended. `environment` holds what is readable as UTF-8.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap<String, String>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help is an answer, everything else a fault of the command line. A closed pipe is nobody's fault.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    match dispatch(cli, environment) {
+        Ok(exit) => exit,
+        Err(Failure::BrokenPipe) => Exit::Ok,
+        Err(failure) => {
+            complain(&failure);
+            failure.exit()
+        }
+    }
+}
+
+fn dispatch(cli: Cli, environment: BTreeMap<String, String>) -> Result<Exit, Failure> {
+    let mut session = Session::begin(cli.global, environment)?;
+    session.start_logging(&cli.command);
+    match cli.command {
+        Command::Config(command) => config::run(command, &mut session),
+        Command::Completions(which) => completions::run(which, &mut Cli::command(), &mut session.out),
+    }
+}
+
+fn complain(failure: &Failure) {
+    use std::io::Write;
+    // Nobody is left to be told when standard error is closed.
+    drop(writeln!(std::io::stderr(), "tidemark: {failure}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_holds_together() {
+        Cli::command().debug_assert();
+    }
+}
