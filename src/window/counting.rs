@@ -1,0 +1,166 @@
+//! Rows to counts: the bins of one baseline, compiled so that a row costs a look-up a column.
+
+use crate::baseline::{Baseline, Bins, RECORDED};
+use crate::features::{Encoder, MISSING_CODE, Place, Row, UNSEEN_CODE, number};
+use crate::summary::{Slice, micros};
+
+/// What is counted of one ticket beside its row.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// When it completed, ms since 1970.
+    pub completed_at_ms: i64,
+    /// The right answer.
+    pub actual: f64,
+    /// The ticket's own prediction.
+    pub predicted: Option<f64>,
+    /// Whether it came after its slice's mark.
+    pub late: bool,
+}
+
+/// The baseline in force, as functions from a row to its bins.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    version: u64,
+    to_ms: i64,
+    log_offset: f64,
+    columns: Vec<Column>,
+    target: Vec<f64>,
+}
+
+#[derive(Clone, Debug)]
+struct Column {
+    from: From,
+    bins: usize,
+    /// Whether |error| is summed by bin: the bins are categories, not ranges.
+    by_category: bool,
+}
+
+#[derive(Clone, Debug)]
+enum From {
+    Code { at: usize, bin_of: Box<[u16]> },
+    Number { at: usize, feature: usize, bins: Bins },
+}
+
+/// A baseline that does not fit the spec.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CountingError {
+    /// Made for another spec.
+    #[error("baseline {version} of {spec} was made for spec {theirs}, ours is {ours}: create a baseline for this spec")]
+    OtherSpec {
+        /// Name of the spec it names.
+        spec: String,
+        /// Its version.
+        version: u64,
+        /// Fingerprint that it was made for.
+        theirs: String,
+        /// Fingerprint of the spec in use.
+        ours: String,
+    },
+    /// Its columns are not the spec's features.
+    #[error("baseline {version} of {spec} has columns {columns:?}, which are not the spec's features: create a baseline anew")]
+    OtherColumns {
+        /// Name of the spec.
+        spec: String,
+        /// Its version.
+        version: u64,
+        /// Names of its columns.
+        columns: Vec<String>,
+    },
+}
+
+impl Counting {
+    /// Compiles a baseline. `fingerprint` and `features` (names, in order) are those of the spec that `encoder` was made from.
+    ///
+    /// # Errors
+    /// [`CountingError`] when the baseline is another spec's.
+    pub fn new(encoder: &Encoder, features: &[&str], fingerprint: &str, baseline: &Baseline) -> Result<Self, CountingError> {
+        let (spec, version) = (baseline.spec.clone(), baseline.version);
+        if baseline.fingerprint != fingerprint {
+            return Err(CountingError::OtherSpec { spec, version, theirs: baseline.fingerprint.clone(), ours: fingerprint.to_owned() });
+        }
+        let names: Vec<&str> = baseline.columns.iter().map(|column| column.name.as_str()).collect();
+        if names != features {
+            return Err(CountingError::OtherColumns { spec, version, columns: names.into_iter().map(str::to_owned).collect() });
+        }
+        let columns = baseline.columns.iter().enumerate().map(|(feature, column)| {
+            let from = match encoder.place(feature) {
+                Place::Code(at) => From::Code { at, bin_of: bins_of_codes(encoder, feature, column) },
+                Place::Number(at) => From::Number { at, feature, bins: column.bins.clone() },
+            };
+            Column { from, bins: column.bins.len() + 3, by_category: matches!(column.bins, Bins::Values(_)) }
+        });
+        Ok(Self {
+            version,
+            to_ms: baseline.to_ms,
+            log_offset: baseline.log_offset,
+            columns: columns.collect(),
+            target: baseline.target.edges.clone(),
+        })
+    }
+
+    /// Returns the baseline's version.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether a ticket enters verdicts: it completed after the baseline's data ended.
+    #[must_use]
+    pub fn covers(&self, completed_at_ms: i64) -> bool {
+        completed_at_ms >= self.to_ms
+    }
+
+    /// Adds one ticket to a slice, if it is covered.
+    pub fn add(&self, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) {
+        if !self.covers(outcome.completed_at_ms) {
+            return;
+        }
+        if slice.columns.is_empty() {
+            self.shape(slice);
+        }
+        slice.rows += 1;
+        slice.late += u64::from(outcome.late);
+        let error = outcome.predicted.map(|predicted| (predicted - outcome.actual).abs());
+        let error_us = error.map_or(0, micros);
+        for ((column, counts), errors) in self.columns.iter().zip(&mut slice.columns).zip(&mut slice.error_by) {
+            let bin = column.bin(encoder, row);
+            counts[bin] += 1;
+            if column.by_category {
+                errors[bin] += error_us;
+            }
+        }
+        slice.target[self.target.partition_point(|edge| *edge < outcome.actual)] += 1;
+        if let Some(error) = error {
+            if let Some(sums) = slice.series.get_mut(RECORDED) {
+                sums.push(error, self.log_offset);
+            } else {
+                slice.series.entry(RECORDED.to_owned()).or_default().push(error, self.log_offset);
+            }
+        }
+    }
+
+    fn shape(&self, slice: &mut Slice) {
+        slice.columns = self.columns.iter().map(|column| vec![0; column.bins]).collect();
+        slice.error_by = self.columns.iter().map(|column| vec![0; if column.by_category { column.bins } else { 0 }]).collect();
+        slice.target = vec![0; self.target.len() + 1];
+    }
+}
+
+impl Column {
+    fn bin(&self, encoder: &Encoder, row: &Row) -> usize {
+        match &self.from {
+            From::Code { at, bin_of } => usize::from(bin_of[usize::from(row.codes[*at])]),
+            From::Number { at, feature, bins } => bins.bin(encoder.number_cell(*feature, number(row.numbers[*at]))),
+        }
+    }
+}
+
+fn bins_of_codes(encoder: &Encoder, feature: usize, column: &crate::baseline::Column) -> Box<[u16]> {
+    debug_assert!(UNSEEN_CODE < MISSING_CODE, "both are codes like any other to this table");
+    (0..=u8::MAX)
+        .map(|code| {
+            let bin = column.bins.bin(encoder.code_cell(feature, code, &column.learned));
+            u16::try_from(bin).expect("a baseline that fits in a record has fewer than 65,536 bins a column")
+        })
+        .collect()
+}
