@@ -91,7 +91,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// A document that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its id, where it has one; one that is too long is `{"$sha256":"…","bytes":n}`.
+    /// Its id, where it has one; one that is too long is `{"$sha256":"…","$bytes":n}`.
     pub id: Option<TicketId>,
     /// Why it cannot be used.
     pub reason: DeadReason,

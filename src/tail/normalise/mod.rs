@@ -3,14 +3,26 @@
 //! Only id, completion time and target can make a dead letter; any other field that cannot be read is missing, and
 //! counted in [`Unreadable`].
 
+mod bson;
 mod dead;
+mod extjson;
+mod json;
+mod paths;
+mod rules;
+mod time;
+mod value;
 
-use bson::RawDocument;
+use ::bson::{RawBsonRef, RawDocument};
 
 pub use dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected};
 
+pub use time::{EARLIEST_MS, LATEST_MS, from_rfc3339, is_plausible, to_rfc3339};
+
+use paths::{Paths, Places, ROOT};
+use rules::Completion;
+
 use crate::spec::{Path, Spec};
-use crate::ticket::Ticket;
+use crate::ticket::{Ticket, TicketId};
 
 /// The longest id that is kept, as compact canonical extended JSON.
 pub const MAX_ID_BYTES: usize = 1024;
@@ -96,36 +108,80 @@ impl Unreadable {
 #[derive(Clone, Debug)]
 pub struct Normaliser {
     spec: Spec,
+    paths: Paths,
+    places: Places,
 }
 
 impl Normaliser {
     /// Prepares to read documents of `spec`.
     #[must_use]
     pub fn new(spec: &Spec) -> Self {
-        Self { spec: spec.clone() }
+        let mut paths = Paths::new();
+        let places = Places::of(spec, &mut paths);
+        Self { spec: spec.clone(), paths, places }
     }
 
     /// Returns every path that is read, none of them below another: the projection.
     #[must_use]
     pub fn paths(&self) -> Vec<&Path> {
-        vec![&self.spec.ticket.id]
+        self.paths.outermost()
     }
 
     /// Reads a document as MongoDB has it; whether it is completed its status says.
-    pub fn from_bson(&self, _document: &RawDocument, unreadable: &mut Unreadable) -> Normalised {
-        unreadable.count(0, Why::WrongType);
-        Normalised::Other(None)
+    pub fn from_bson(&self, document: &RawDocument, unreadable: &mut Unreadable) -> Normalised {
+        self.read_bson(document, Completion::ByStatus, unreadable)
     }
 
     /// Reads a document of which the stream says that it completed, whatever its status says by now: it is `Completed` or `Dead`.
     pub fn completed_from_bson(&self, document: &RawDocument, unreadable: &mut Unreadable) -> Normalised {
-        self.from_bson(document, unreadable)
+        self.read_bson(document, Completion::Known, unreadable)
+    }
+
+    fn read_bson(&self, document: &RawDocument, completion: Completion, unreadable: &mut Unreadable) -> Normalised {
+        let mut slots = vec![None; self.paths.slots()];
+        match bson::walk(&self.paths, ROOT, document, &mut slots) {
+            Ok(()) => self.conclude(&slots, completion, unreadable),
+            Err(detail) => undecodable(document.as_bytes(), detail),
+        }
+    }
+
+    /// Returns whether a document's status means completed: of a pre-image, say.
+    #[must_use]
+    pub fn is_completed(&self, document: &RawDocument) -> bool {
+        let mut slots = vec![None; self.paths.slots()];
+        bson::walk(&self.paths, ROOT, document, &mut slots).is_ok() && self.has_completed_status(&slots)
     }
 
     /// Reads a line of NDJSON: plain or extended JSON. `line` is its number, from 1, for the dead letter's position.
     pub fn from_json(&self, json: &[u8], line: u64, unreadable: &mut Unreadable) -> Normalised {
-        let _ = (json, line);
-        unreadable.count(0, Why::WrongType);
-        Normalised::Other(None)
+        let mut slots = vec![None; self.paths.slots()];
+        let mut normalised = match json::walk(&self.paths, json, &mut slots) {
+            Ok(()) => self.conclude(&slots, Completion::ByStatus, unreadable),
+            Err(detail) => undecodable(json, detail),
+        };
+        if let Normalised::Dead(dead) = &mut normalised {
+            dead.position = Some(format!("line {line}"));
+        }
+        normalised
     }
 }
+
+fn undecodable(raw: &[u8], detail: String) -> Normalised {
+    Normalised::Dead(Box::new(DeadLetter {
+        id: None,
+        reason: DeadReason::Undecodable,
+        detail,
+        position: None,
+        fields: Projected::withheld(raw),
+    }))
+}
+
+/// Returns a value as an id, of any BSON type: compact canonical extended JSON, or its hash when that is longer than
+/// [`MAX_ID_BYTES`]; `None` when its bytes are malformed.
+#[must_use]
+pub fn id_of(value: RawBsonRef<'_>) -> Option<TicketId> {
+    rules::id_of(bson::BsonValue(Some(value))).ok().map(|(id, _)| id)
+}
+
+#[cfg(test)]
+mod tests;
