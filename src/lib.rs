@@ -12,6 +12,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod metrics;
 pub mod spec;
 pub mod ticket;
 pub mod topics;
@@ -38,6 +39,8 @@ pub mod window;
 
 pub mod judge;
 pub mod watch;
+
+pub mod serve;
 
 pub mod pipeline;
 

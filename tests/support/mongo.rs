@@ -58,11 +58,11 @@ impl Mongo {
         let client = runtime.block_on(Client::with_uri_str(uri)).expect("a valid connection string");
         let ask = |command: Document| runtime.block_on(async { client.database("admin").run_command(command).await });
         let members = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": format!("127.0.0.1:{port}") }] };
-        wait_until("mongod takes replSetInitiate", Duration::from_secs(60), || {
+        wait_until("mongod takes replSetInitiate", Duration::from_mins(1), || {
             assert!(self.server.is_alive(), "mongod did not start:\n{}", self.server.last_words());
             ask(doc! { "replSetInitiate": members.clone() }).ok()
         });
-        wait_until("mongod is primary", Duration::from_secs(60), || {
+        wait_until("mongod is primary", Duration::from_mins(1), || {
             ask(doc! { "hello": 1 }).ok().filter(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
         });
     }
