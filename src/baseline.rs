@@ -1,5 +1,9 @@
 //! The baseline: what a window is held against. Immutable, versioned, one Kafka record (at most 1 MB).
 
+pub mod builder;
+mod noise;
+pub mod quantile;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

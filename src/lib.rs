@@ -33,9 +33,10 @@ pub mod stage;
 
 pub mod tail;
 
-pub mod drift;
 pub mod features;
 pub mod window;
+
+pub mod drift;
 
 pub mod judge;
 pub mod watch;

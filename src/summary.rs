@@ -76,6 +76,9 @@ pub struct ErrorSums {
     pub log_sq: i128,
 }
 
+/// Errors above this are counted as this: a hostile prediction of 1e300 must not overflow a sum.
+pub const MAX_ERROR: f64 = 1e15;
+
 /// Steps of the fixed point of logarithms in one: 2^40.
 pub const LOG_STEPS: f64 = 1_099_511_627_776.0;
 
@@ -83,7 +86,7 @@ impl ErrorSums {
     /// Adds one error. `abs` is |predicted − actual| in the target's unit, `c` the offset inside the logarithm.
     #[expect(clippy::cast_possible_truncation, reason = "f64 to i128 saturates, and plausible targets are far below")]
     pub fn push(&mut self, abs: f64, c: f64) {
-        let log = libm::log(abs + c);
+        let log = libm::log((abs.min(MAX_ERROR) + c).max(f64::MIN_POSITIVE));
         self.rows += 1;
         self.abs_us += micros(abs);
         self.log += libm::round(log * LOG_STEPS) as i128;
@@ -111,7 +114,7 @@ impl ErrorSums {
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "f64 to i128 saturates, and plausible targets are far below")]
 pub fn micros(abs: f64) -> i128 {
-    libm::round(abs * 1000.0) as i128
+    libm::round(abs.min(MAX_ERROR) * 1000.0) as i128
 }
 
 impl Slice {
