@@ -3,6 +3,7 @@
 repository=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # The servers' programs; another place when several clones share them.
 servers=${TIDEMARK_SERVERS:-$repository/.servers}
+case $servers in /*) ;; *) servers=$PWD/$servers ;; esac
 
 say() { printf '%s\n' "$*" >&2; }
 
