@@ -33,8 +33,17 @@ pub fn install() -> Result<PrometheusHandle, InstallError> {
     let handle = recorder.handle();
     set_global_recorder(recorder)?;
     describe();
+    begin_at_zero();
     gauge!("tidemark_process_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
+}
+
+/// Shows the counters that page somebody before they first count: an increase is seen only from a value that was there.
+fn begin_at_zero() {
+    counter!("tidemark_tail_gaps_total").increment(0);
+    for kind in BREAKS {
+        counter!("tidemark_watch_chain_breaks_total", "kind" => kind).increment(0);
+    }
 }
 
 fn recorder() -> Result<PrometheusRecorder, BuildError> {
@@ -157,7 +166,10 @@ pub fn tickets_watched(taken: u64, late: u64, repeats: u64) {
     counter!("tidemark_watch_repeated_tickets_total").increment(repeats);
 }
 
-/// A record does not follow its predecessor.
+/// The kinds of breaks, as [`chain_broke`] takes them: the variants of [`crate::ticket::Break`].
+pub const BREAKS: [&str; 6] = ["stranger", "unreadable", "repeat", "missing", "hash", "other"];
+
+/// A record does not follow its predecessor, in one of the [`BREAKS`].
 pub fn chain_broke(kind: &'static str) {
     counter!("tidemark_watch_chain_breaks_total", "kind" => kind).increment(1);
 }

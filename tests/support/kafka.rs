@@ -35,7 +35,16 @@ impl Kafka {
             .expect("the temporary directory takes a file");
 
         let formatted = Command::new("java")
-            .args(["-cp", &classes, "kafka.tools.StorageTool", "format", "--cluster-id", "5L6g3nShT-eMCtK--X86sw", "--config"])
+            .args([
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-cp",
+                &classes,
+                "kafka.tools.StorageTool",
+                "format",
+                "--cluster-id",
+                "5L6g3nShT-eMCtK--X86sw",
+                "--config",
+            ])
             .arg(&properties)
             .stdout(Stdio::null())
             .status()
@@ -43,7 +52,17 @@ impl Kafka {
         assert!(formatted.success(), "kafka.tools.StorageTool format");
 
         let mut java = Command::new("java");
-        java.args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes, "kafka.Kafka"]).arg(&properties);
+        java.args([
+            "-Xms256m",
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            &classes,
+            "kafka.Kafka",
+        ])
+        .arg(&properties);
         let bootstrap_servers = format!("127.0.0.1:{port}");
         let kafka = Self { bootstrap_servers, server: Server::start(directory, &mut java) };
         kafka.wait_until_up();
