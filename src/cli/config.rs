@@ -6,8 +6,9 @@ use serde_json::json;
 use crate::config::faults::Fault;
 use crate::config::show::shown;
 
+use super::connect;
 use super::exit::{Exit, Failure};
-use super::out::{Format, Tone};
+use super::out::{Format, Tone, plain};
 use super::session::Session;
 
 /// Which of them.
@@ -52,25 +53,39 @@ pub(super) fn run(command: ConfigCommand, session: &mut Session) -> Result<Exit,
     }
 }
 
-fn check(_flags: &Check, session: &mut Session) -> Result<Exit, Failure> {
+fn check(flags: &Check, session: &mut Session) -> Result<Exit, Failure> {
     let mut faults = session.faults.clone();
-    match session.spec_and_faults() {
-        Ok((_, more)) => faults.extend(more),
-        Err(failure) => faults.push(Fault {
-            key: "spec".to_owned(),
-            origin: session.loaded.origin("spec").to_string(),
-            problem: failure.to_string(),
-            allowed: None,
-            nearest: None,
-        }),
-    }
-    let exit = if faults.is_empty() { Exit::Ok } else { Exit::Usage };
+    let spec = match session.spec_and_faults() {
+        Ok((spec, more)) => {
+            let is_fine = more.is_empty();
+            faults.extend(more);
+            is_fine.then_some(spec)
+        }
+        Err(failure) => {
+            let origin = session.loaded.origin("spec").to_string();
+            faults.push(Fault { key: "spec".to_owned(), origin, problem: failure.to_string(), allowed: None, nearest: None });
+            None
+        }
+    };
+    // What is in force beside a fault is not what was meant: no server is tried with it.
+    let probes = if flags.connect && session.faults.is_empty() { connect::all(&session.loaded.config, spec.as_ref()) } else { Vec::new() };
+    let is_reached = probes.iter().all(|probe| probe.ok != Some(false));
+    let exit = match (faults.is_empty(), is_reached) {
+        (false, _) => Exit::Usage,
+        (true, false) => Exit::Unreachable,
+        (true, true) => Exit::Ok,
+    };
     let notes = session.loaded.notes.clone();
-    let out = &mut session.out;
-    if out.format == Format::Json {
-        out.json(&json!({ "ok": faults.is_empty(), "faults": faults, "notes": notes }))?;
+    if session.out.format == Format::Json {
+        let mut answer = json!({ "ok": exit == Exit::Ok, "faults": faults, "notes": notes });
+        if flags.connect {
+            answer["servers"] = json!(probes);
+        }
+        let answer = session.secrets.scrub(&answer.to_string()).into_owned();
+        session.out.json(&serde_json::from_str::<serde_json::Value>(&answer).unwrap_or(serde_json::Value::String(answer)))?;
         return Ok(exit);
     }
+    let out = &mut session.out;
     for note in &notes {
         out.line(format!("note: {note}"))?;
     }
@@ -78,12 +93,27 @@ fn check(_flags: &Check, session: &mut Session) -> Result<Exit, Failure> {
         let text = out.tone(Tone::Critical, &fault.to_string());
         out.line(text)?;
     }
+    for probe in &probes {
+        let Some(address) = &probe.address else {
+            out.line(format!("{:<8} not configured", probe.server))?;
+            continue;
+        };
+        out.line(format!("{:<8} {address}", probe.server))?;
+        for step in &probe.steps {
+            let mark = if step.ok { out.tone(Tone::Good, "ok") } else { out.tone(Tone::Critical, "FAILED") };
+            out.line(format!("  {}: {mark}, {}", step.tried, plain(&session.secrets.scrub(&step.found))))?;
+        }
+    }
+    if flags.connect && probes.is_empty() {
+        out.line("No server was tried: the configuration has faults.")?;
+    }
     let file = session.file.as_ref().map_or_else(|| "no file, defaults".to_owned(), |path| path.display().to_string());
     let spec = session.loaded.config.spec.display();
-    match faults.len() {
-        0 => out.line(format!("The configuration is fine ({file}; spec {spec})."))?,
-        1 => out.line(format!("1 fault ({file}; spec {spec})."))?,
-        many => out.line(format!("{many} faults ({file}; spec {spec})."))?,
+    match (faults.len(), is_reached) {
+        (0, true) => out.line(format!("The configuration is fine ({file}; spec {spec})."))?,
+        (0, false) => out.line(format!("The configuration is fine ({file}; spec {spec}), but not every server can be used."))?,
+        (1, _) => out.line(format!("1 fault ({file}; spec {spec})."))?,
+        (many, _) => out.line(format!("{many} faults ({file}; spec {spec})."))?,
     }
     Ok(exit)
 }

@@ -8,6 +8,8 @@ pub mod time;
 
 mod completions;
 mod config;
+mod connect;
+mod mongo;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::load::{Flag, FlagValue};
+use crate::config::secrets::Secrets;
 use exit::{Exit, Failure};
 use out::Format;
 use session::Session;
@@ -137,18 +140,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
-    match dispatch(cli, environment) {
+    let mut secrets = Secrets::default();
+    match dispatch(cli, environment, &mut secrets) {
         Ok(exit) => exit,
         Err(Failure::BrokenPipe) => Exit::Ok,
         Err(failure) => {
-            complain(&failure);
+            complain(&failure, &secrets);
             failure.exit()
         }
     }
 }
 
-fn dispatch(cli: Cli, environment: BTreeMap<String, String>) -> Result<Exit, Failure> {
+fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {
     let mut session = Session::begin(cli.global, environment)?;
+    *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
     match cli.command {
         Command::Config(command) => config::run(command, &mut session),
@@ -156,10 +161,10 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>) -> Result<Exit, Fai
     }
 }
 
-fn complain(failure: &Failure) {
+fn complain(failure: &Failure, secrets: &Secrets) {
     use std::io::Write;
     // Nobody is left to be told when standard error is closed.
-    drop(writeln!(std::io::stderr(), "tidemark: {failure}"));
+    drop(writeln!(std::io::stderr(), "tidemark: {}", secrets.scrub(&failure.to_string())));
 }
 
 #[cfg(test)]

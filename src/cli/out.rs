@@ -50,6 +50,13 @@ impl Out {
         Self { to: Box::new(stdout), coloured, format }
     }
 
+    /// Returns an output that keeps what is written, for tests.
+    #[cfg(test)]
+    pub(crate) fn buffer(format: Format) -> (Self, Buffer) {
+        let buffer = Buffer::default();
+        (Self { to: Box::new(buffer.clone()), coloured: false, format }, buffer)
+    }
+
     /// Writes one line.
     ///
     /// # Errors
@@ -133,4 +140,57 @@ impl Out {
 #[must_use]
 pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// What a command wrote in a test.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Buffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Buffer {
+    /// Returns it as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let (mut out, text) = Out::buffer(Format::Text);
+        out.table(&["A", "LONG"], &[vec!["äöü".to_owned(), "x".to_owned()], vec!["b".to_owned(), String::new()]]).unwrap();
+        assert_eq!(text.text(), "A    LONG\näöü  x\nb\n");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::Error::from(io::ErrorKind::BrokenPipe))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut out = Out { to: Box::new(Gone), coloured: false, format: Format::Text };
+        let failure = out.line("x").unwrap_err();
+        assert!(matches!(failure, Failure::BrokenPipe));
+        assert_eq!(failure.exit(), super::super::exit::Exit::Ok);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::config::faults::{Fault, Faults};
 use crate::config::load::{Loaded, Origin, Sources, load_all};
+use crate::config::secrets::Secrets;
 use crate::spec::Spec;
 
 use super::Global;
@@ -20,6 +21,8 @@ pub struct Session {
     pub faults: Vec<Fault>,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
+    /// What must not be said.
+    pub secrets: Secrets,
     /// Where the answer goes.
     pub out: Out,
     /// `NO_COLOR`.
@@ -60,7 +63,8 @@ impl Session {
         };
         let no_color = environment.get("NO_COLOR").cloned();
         let out = Out::stdout(format, no_color.as_deref());
-        Ok(Self { loaded, faults, file: path, out, no_color })
+        let secrets = Secrets::of(&loaded.config);
+        Ok(Self { loaded, faults, file: path, secrets, out, no_color })
     }
 
     pub(super) fn start_logging(&self, command: &super::Command) {
@@ -68,7 +72,7 @@ impl Session {
         if !command.is_service() && self.loaded.origin("log.filter") == Origin::Default {
             super::logging::QUIET.clone_into(&mut logging.filter);
         }
-        super::logging::start(&logging, self.no_color.as_deref());
+        super::logging::start(&logging, self.secrets.clone(), self.no_color.as_deref());
     }
 
     /// Returns the configuration, or all its faults.

@@ -41,19 +41,21 @@ pub fn duration(text: &str) -> Result<i64, String> {
     number.checked_mul(unit_ms).filter(|ms| *ms > 0).ok_or_else(wrong)
 }
 
+/// Reads a time, or how long ago one was; returns ms since 1970.
+///
+/// # Errors
+/// What is accepted instead.
+pub fn since(text: &str) -> Result<i64, String> {
+    duration(text).map(|length_ms| crate::clock::now_ms() - length_ms).or_else(|_| instant(text))
+}
+
 /// Writes ms since 1970 as `2013-03-22 14:00 UTC`, with seconds and ms only where they are not 0.
 #[must_use]
 pub fn shown(ms: i64) -> String {
-    let Ok(full) = bson::DateTime::from_millis(ms).try_to_rfc3339_string() else { return format!("{ms} ms") };
-    let text = full.trim_end_matches('Z').replacen('T', " ", 1);
-    let text = text.strip_suffix(":00").map_or(text.clone(), str::to_owned);
-    format!("{text} UTC")
-}
-
-/// Writes ms since 1970 as RFC 3339.
-#[must_use]
-pub fn rfc3339(ms: i64) -> String {
-    bson::DateTime::from_millis(ms).try_to_rfc3339_string().unwrap_or_else(|_| ms.to_string())
+    let full = crate::clock::rfc3339(ms).replacen('T', " ", 1);
+    let text = full.trim_end_matches('Z');
+    let text = text.strip_suffix(".000").unwrap_or(text);
+    format!("{} UTC", text.strip_suffix(":00").unwrap_or(text))
 }
 
 /// Writes a length of time as people say it: `7 d`, `3 h 20 min`.
@@ -106,7 +108,7 @@ mod tests {
     fn a_time_is_shown_as_short_as_it_is_exact() {
         assert_eq!(shown(1_363_960_800_000), "2013-03-22 14:00 UTC");
         assert_eq!(shown(1_363_960_801_000), "2013-03-22 14:00:01 UTC");
-        assert_eq!(shown(1_363_960_800_250), "2013-03-22 14:00:00.25 UTC");
+        assert_eq!(shown(1_363_960_800_250), "2013-03-22 14:00:00.250 UTC");
         assert_eq!(span(604_800_000), "7 d");
         assert_eq!(span(12_000_000), "3 h 20 min");
         assert_eq!(span(250), "250 ms");

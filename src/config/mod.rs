@@ -6,6 +6,7 @@
 pub mod faults;
 pub mod keys;
 pub mod load;
+pub mod secrets;
 pub mod show;
 
 #[cfg(test)]
