@@ -19,22 +19,23 @@ pub fn mae_ratio(baseline_mae: f64, window: &ErrorSums) -> Option<f64> {
 
 /// Mean and unbiased variance of ln(|error| + c), from sums in fixed point.
 ///
-/// The squares around a whole number of steps near the mean are summed in integers, so nothing cancels.
+/// The squares around a multiple of 1/256 near the mean are summed in integers, in steps of 2^-56, so nothing cancels;
+/// they fit 128 bits for 10^14 tickets.
+#[expect(clippy::cast_possible_truncation, reason = "a logarithm of a plausible error lies within ±710")]
 fn log_moments(sums: &ErrorSums) -> Option<(f64, f64)> {
+    const CENTRES: f64 = 256.0;
+    /// 2^48 / 256.
+    const STEPS_IN_CENTRE: i128 = 1 << 40;
     if sums.rows < 2 {
         return None;
     }
-    let rows = i128::from(sums.rows);
-    let centre = sums.log / rows;
-    let mean_beyond = (sums.log - centre * rows) as f64 / sums.rows as f64;
-    let squares = (sums.log_sq << LOG_SHIFT) - 2 * centre * sums.log + rows * centre * centre;
-    let n = sums.rows as f64;
-    let variance_steps = (squares as f64 - n * mean_beyond * mean_beyond) / (n - 1.0);
-    Some(((centre as f64 + mean_beyond) / LOG_STEPS, variance_steps.max(0.0) / (LOG_STEPS * LOG_STEPS)))
+    let (rows, n) = (i128::from(sums.rows), sums.rows as f64);
+    let centre = libm::round(sums.log as f64 / n / LOG_STEPS * CENTRES) as i128;
+    let beyond = (sums.log - rows * centre * STEPS_IN_CENTRE) as f64 / n / LOG_STEPS;
+    let squares = sums.log_sq * 256 - 2 * centre * sums.log + rows * centre * centre * STEPS_IN_CENTRE;
+    let variance = (squares as f64 / (LOG_STEPS * CENTRES) - n * beyond * beyond) / (n - 1.0);
+    Some((centre as f64 / CENTRES + beyond, variance.max(0.0)))
 }
-
-/// [`LOG_STEPS`] as a shift.
-const LOG_SHIFT: u32 = 40;
 
 /// Returns the natural logarithm of the two-sided p-value of Welch's t test on ln(|error| + c).
 ///

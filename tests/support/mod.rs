@@ -1,5 +1,6 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
+pub(crate) mod flights;
 mod kafka;
 mod mongo;
 mod process;
