@@ -1,7 +1,13 @@
 //! The first stage: completed tickets from a source into the log, each exactly once, with everything else that changes a verdict.
 
+mod adopted;
+pub mod core;
 pub mod normalise;
+pub mod partition;
+pub mod position;
 pub mod source;
+mod streamed;
+pub mod time;
 
 use std::time::Duration;
 
