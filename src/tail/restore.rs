@@ -250,4 +250,3 @@ pub(crate) fn new_heads(reader: &mut dyn Reader, topic: &str, partitions: u32, s
     }
     Ok(heads)
 }
-
