@@ -11,8 +11,8 @@ use super::source::ClusterTime;
 use crate::log::Delivered;
 use crate::ticket::{Control, KIND, TICKET};
 
-/// After so many events beyond as many as were adopted, what is left will not come any more.
-const PATIENCE: u64 = 100_000;
+/// After so many events, more than one transaction ever held, what is left will not come any more.
+const PATIENCE: u64 = 50_000;
 
 /// What tells one event of the source from every other, however often it is read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ pub(crate) enum Identity {
 }
 
 /// Records beyond the position.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Adopted {
     events: HashMap<Identity, u32>,
     latest: Option<ClusterTime>,
@@ -92,6 +92,12 @@ pub(crate) fn of_ticket(key: &[u8], commit: Option<ClusterTime>, transition: cra
     }
 }
 
+impl Default for Adopted {
+    fn default() -> Self {
+        Self { events: HashMap::new(), latest: None, patience: PATIENCE, controls: VecDeque::new(), done: Vec::new() }
+    }
+}
+
 impl Adopted {
     /// Whether there is nothing to be careful about.
     pub(crate) fn is_empty(&self) -> bool {
@@ -144,7 +150,6 @@ impl Adopted {
             self.latest = self.latest.max(Some(*time));
         }
         *self.events.entry(identity).or_default() += 1;
-        self.patience = self.events.len() as u64 + PATIENCE;
     }
 
     /// Whether this event is already in the log; if so, once less.
@@ -161,9 +166,6 @@ impl Adopted {
 
     /// One more event has been read, the source is at `time`: gives up what did not come again, and returns how many.
     pub(crate) fn pass(&mut self, time: Option<ClusterTime>) -> usize {
-        if self.events.is_empty() {
-            return 0;
-        }
         self.patience = self.patience.saturating_sub(1);
         let over = self.latest.is_some() && time > self.latest;
         if !over && self.patience > 0 {
@@ -197,10 +199,13 @@ impl Adopted {
         self.controls.drain(..).collect()
     }
 
-    /// Returns all control records that are left, once no event is.
+    /// Returns the control records that are left and wait for nothing, once no event is left.
     pub(crate) fn rest(&mut self) -> Vec<AdoptedControl> {
         if !self.events.is_empty() {
             return Vec::new();
+        }
+        if self.patience == 0 {
+            return self.surrender();
         }
         let mut rest = Vec::new();
         // A mark comes when time comes; what stands behind it waits for it.

@@ -114,6 +114,13 @@ impl Core {
         self.out.len()
     }
 
+    /// Whether a torn transaction is being made whole. Until it is, nothing must be committed: the position would say that
+    /// what it left is done with, and the next process could not tell it from what is still to come.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+
     /// Whether more keys were streamed since the history began than are remembered: see [`Core::remember`].
     #[must_use]
     pub fn has_forgotten_keys(&self) -> bool {

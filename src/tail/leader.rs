@@ -19,7 +19,7 @@ use crate::stage::{Context, State};
 /// How long a call may wait for news before this process looks at its group again.
 const GLANCE: Duration = Duration::from_millis(200);
 /// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// See [`FIRST_WAIT`].
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A position that moved without a record is committed this often, so that an idle collection does not outlive its oplog.
@@ -240,7 +240,9 @@ impl Stage<'_> {
             Decisions::follow(context.log.as_ref(), &context.topics, &context.spec, offsets.0, offsets.1)?
         };
         core.begin();
-        self.commit(producer.as_mut(), &mut core)?;
+        if !core.is_catching_up() {
+            self.commit(producer.as_mut(), &mut core)?;
+        }
         metrics::tail_leads();
         tracing::info!(partitions = core.position().partitions(), "tail leads");
         let mut committed = Instant::now();
@@ -254,14 +256,15 @@ impl Stage<'_> {
                 return Ok(End::Lost);
             }
             self.decide(&mut core, &mut decisions, Duration::ZERO)?;
-            if self.next == self.events.len() && core.waiting() == 0 {
+            if self.next == self.events.len() && (core.waiting() == 0 || core.is_catching_up()) {
                 self.events.clear();
                 self.next = 0;
                 self.source.read(self.limit, GLANCE, &mut self.events)?;
             }
             let step = self.take(&mut core)?;
             idle_since_commit |= core.waiting() == 0 && self.next > 0;
-            if core.waiting() > 0 || idle_since_commit && committed.elapsed() >= IDLE_COMMIT {
+            let due = core.waiting() > 0 || idle_since_commit && committed.elapsed() >= IDLE_COMMIT;
+            if due && !core.is_catching_up() {
                 self.commit(producer.as_mut(), &mut core)?;
                 committed = Instant::now();
                 idle_since_commit = false;
@@ -297,7 +300,7 @@ impl Stage<'_> {
     fn take(&mut self, core: &mut Core) -> Result<Step, Setback> {
         let present_ms = now_ms();
         while self.next < self.events.len() {
-            if core.waiting() >= self.limit {
+            if core.waiting() >= self.limit && !core.is_catching_up() {
                 break;
             }
             if core.has_forgotten_keys() && matches!(self.events[self.next], Event::Row { .. }) {
@@ -470,7 +473,7 @@ impl Stage<'_> {
             Streamed::default()
         };
         let mut core = Core::new(spec.clone(), topics.clone(), &context.config.window, position, adopted, streamed);
-        if changed {
+        if changed && !core.is_catching_up() {
             // The position goes first and alone: what follows can be torn, and is then told from a stranger's by its chain.
             self.commit(producer, &mut core)?;
         }

@@ -10,6 +10,8 @@ pub mod position;
 mod restore;
 pub mod source;
 mod streamed;
+#[cfg(test)]
+mod tests;
 pub mod time;
 
 use crate::log::LogError;
