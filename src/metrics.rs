@@ -66,7 +66,6 @@ fn describe() {
     describe_counter!("tidemark_tail_gaps_total", Unit::Count, "Times MongoDB had forgotten what came next.");
     describe_counter!("tidemark_tail_transactions_total", Unit::Count, "Transactions by outcome.");
     describe_histogram!("tidemark_tail_transaction_seconds", Unit::Seconds, "From begin to committed.");
-    describe_counter!("tidemark_tail_refused_decisions_total", Unit::Count, "Baselines and decisions that were not for this spec.");
     describe_gauge!("tidemark_tail_lag_seconds", Unit::Seconds, "How far the committed position is behind MongoDB's clock.");
     describe_gauge!("tidemark_tail_leader_state", "1 while this process leads the tail, 0 while it stands by.");
 
@@ -77,6 +76,8 @@ fn describe() {
     describe_counter!("tidemark_watch_transactions_total", Unit::Count, "Transactions by outcome.");
     describe_histogram!("tidemark_watch_transaction_seconds", Unit::Seconds, "From begin to committed.");
     describe_gauge!("tidemark_watch_lag_records", Unit::Count, "Records of tickets not yet read, by partition.");
+    describe_gauge!("tidemark_watch_lag_seconds", Unit::Seconds, "How far the committed tickets are behind MongoDB's clock, by partition.");
+    describe_counter!("tidemark_watch_strangers_total", Unit::Count, "Records of tickets that are not ours, skipped.");
     describe_gauge!("tidemark_watch_window_rows", Unit::Count, "Rows held in memory.");
     describe_gauge!("tidemark_watch_window_bytes", Unit::Bytes, "Memory of the rows held.");
 
@@ -145,11 +146,6 @@ pub fn tail_transacted(outcome: Outcome, took: Duration) {
     histogram!("tidemark_tail_transaction_seconds").record(took);
 }
 
-/// A baseline or a decision was refused a place in the stream; the log says why.
-pub fn decision_refused() {
-    counter!("tidemark_tail_refused_decisions_total").increment(1);
-}
-
 /// How far tail's committed position is behind MongoDB's clock.
 pub fn tail_lags(seconds: f64) {
     gauge!("tidemark_tail_lag_seconds").set(seconds);
@@ -172,8 +168,9 @@ pub fn tickets_watched(taken: u64, late: u64, repeats: u64) {
     counter!("tidemark_watch_repeated_tickets_total").increment(repeats);
 }
 
-/// The kinds of breaks, as [`chain_broke`] takes them: the variants of [`crate::ticket::Break`].
-pub const BREAKS: [&str; 6] = ["stranger", "unreadable", "repeat", "missing", "hash", "other"];
+/// The kinds of breaks, as [`chain_broke`] takes them: the variants of [`crate::ticket::Break`], then a mark out of order and
+/// a mark that names another baseline than the one in force.
+pub const BREAKS: [&str; 8] = ["stranger", "unreadable", "repeat", "missing", "hash", "other", "mark", "version"];
 
 /// A record does not follow its predecessor, in one of the [`BREAKS`].
 pub fn chain_broke(kind: &'static str) {
@@ -189,6 +186,16 @@ pub fn watch_transacted(outcome: Outcome, took: Duration) {
 /// How many records of a partition of `tickets` watch has not read.
 pub fn watch_lags(partition: u32, records: u64) {
     gauge!("tidemark_watch_lag_records", "partition" => partition.to_string()).set(records as f64);
+}
+
+/// Records without a chain header were skipped: strangers'.
+pub fn strangers_skipped(records: u64) {
+    counter!("tidemark_watch_strangers_total").increment(records);
+}
+
+/// How far watch is behind MongoDB's clock with the newest ticket it committed.
+pub fn watch_lags_seconds(partition: u32, seconds: f64) {
+    gauge!("tidemark_watch_lag_seconds", "partition" => partition.to_string()).set(seconds);
 }
 
 /// The partition is somebody else's now.

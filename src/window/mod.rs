@@ -143,6 +143,17 @@ impl Window {
         self.floor_ms
     }
 
+    /// Leaves out what lies before a floor that a mark of long ago has set.
+    pub fn raise_floor(&mut self, floor_ms: i64) {
+        self.floor_ms = self.floor_ms.max(floor_ms);
+    }
+
+    /// Whether every slice's rows are in memory.
+    #[must_use]
+    pub fn has_all_rows(&self) -> bool {
+        self.slices.values().all(|held| held.rows.is_some())
+    }
+
     /// Returns the number of rows in memory.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -263,7 +274,7 @@ impl Window {
     /// # Errors
     /// [`RowsDropped`] when rows of a slice are no longer in memory; the window is unchanged.
     pub fn recount(&mut self, counting: Option<Arc<Counting>>) -> Result<(), RowsDropped> {
-        if self.slices.values().any(|held| held.rows.is_none()) {
+        if !self.has_all_rows() {
             return Err(RowsDropped);
         }
         self.counting = counting;

@@ -1,0 +1,46 @@
+//! Finding a baseline by version in the `baselines` topic.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::partition::Plan;
+use crate::baseline::Baseline;
+use crate::log::{LogError, Reader};
+use crate::window::Counting;
+
+/// Returns the baseline of that version, compiled: `None` while the topic does not have it, `Some(None)` when it cannot be
+/// counted with (another spec's, or unreadable), which is logged.
+///
+/// # Errors
+/// [`LogError`].
+pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result<Option<Option<Arc<Counting>>>, LogError> {
+    let key = format!("{}@{version}", plan.spec.name);
+    let topic = &plan.topics.baselines;
+    let bounds = reader.bounds(topic, 0)?;
+    let mut value = None;
+    reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
+        if record.key.as_deref() == Some(key.as_bytes()) {
+            value = record.value;
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(value.map(|value| compile(&value, &key, plan)))
+}
+
+fn compile(value: &[u8], key: &str, plan: &Plan) -> Option<Arc<Counting>> {
+    let features: Vec<&str> = plan.spec.features.iter().map(|feature| feature.name.as_str()).collect();
+    let baseline = match serde_json::from_slice::<Baseline>(value) {
+        Ok(baseline) => baseline,
+        Err(error) => {
+            tracing::error!(%key, %error, "the baseline in force cannot be read: slices have rows only");
+            return None;
+        }
+    };
+    match Counting::new(&plan.encoder, &features, &plan.fingerprint, &baseline) {
+        Ok(counting) => Some(Arc::new(counting)),
+        Err(error) => {
+            tracing::error!(%key, %error, "the baseline in force cannot be used: slices have rows only");
+            None
+        }
+    }
+}

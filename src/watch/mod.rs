@@ -1,0 +1,525 @@
+//! The second stage: tickets become prediction errors and, at every mark, counts by slice.
+//!
+//! A watcher's memory is a pure function of its partitions from a restore offset to the committed offset, which every
+//! commit's metadata names. So a new owner reads that stretch in silence and goes on; after any failed transaction the old
+//! one does the same. [`partition`] decides, this shell polls, commits, and fetches what a decision needs.
+
+mod baselines;
+mod outputs;
+mod partition;
+mod place;
+mod restore;
+mod restorer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use self::outputs::{Batch, Output};
+use self::partition::{Known, Need, Partition, Plan};
+use self::place::Bound;
+use self::restore::{Job, RestoreError};
+use self::restorer::Restorer;
+use crate::clock::{DAY_MS, now_ms};
+use crate::features::{Encoder, EncoderError};
+use crate::log::{Delivered, LogError, Member, OffsetCommit, Polled, Producer, Reader, Record, TransactError, Transaction};
+use crate::metrics::{self, Outcome};
+use crate::stage::{Context, State};
+use crate::window::Shape;
+
+/// Longest wait of one poll: how soon a stop or a finished restore is noticed.
+const POLL: Duration = Duration::from_millis(100);
+/// The same while partitions are being restored.
+const POLL_RESTORING: Duration = Duration::from_millis(5);
+/// Wait after an error of the log that may pass.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often ends of topics are asked for: they bound what a successor reads back, and tell the lag.
+const ENDS: Duration = Duration::from_secs(5);
+/// Fences in a row that mean a twin of the same name, not a passing pause.
+const TWIN_FENCES: u32 = 6;
+/// How long a record may wait at once for the baseline that it names.
+const BASELINE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the stage ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The spec's features cannot be computed.
+    #[error("reading the spec's features: correct the spec")]
+    Spec(#[from] EncoderError),
+    /// The log refuses for good.
+    #[error("watching {topic}")]
+    Log {
+        /// The topic.
+        topic: String,
+        /// What the log says.
+        #[source]
+        source: LogError,
+    },
+    /// Another process uses our transactional id.
+    #[error("fenced {TWIN_FENCES} times in a row as {id}: another process has the same instance name; give each its own with --instance")]
+    Twin {
+        /// The transactional id.
+        id: String,
+    },
+    /// One record's outputs do not fit.
+    #[error("the outputs of a single record of tickets are too large for topic {topic} ({bytes} bytes): raise its max.message.bytes")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// Bytes of the largest.
+        bytes: usize,
+    },
+}
+
+/// Runs the stage until it is asked to stop.
+///
+/// # Errors
+/// [`WatchError`] when it cannot go on.
+pub fn run(context: &Context) -> Result<(), WatchError> {
+    let result = Watch::new(context)?.run();
+    if let Err(error) = &result {
+        context.health.set(PART, State::Failed(error.to_string()));
+    }
+    result
+}
+
+const PART: &str = "watch";
+
+struct Watch<'c> {
+    context: &'c Context,
+    plan: Plan,
+    transactional_id: String,
+    group: String,
+    known: Known,
+    producer: Option<Box<dyn Producer>>,
+    member: Option<Box<dyn Member>>,
+    reader: Option<Box<dyn Reader>>,
+    assigned: BTreeSet<u32>,
+    /// Assigned partitions whose state is to be restored.
+    wanting: BTreeSet<u32>,
+    /// Partitions at work.
+    partitions: BTreeMap<u32, Partition>,
+    /// Partitions that wait for a baseline.
+    starved: BTreeMap<u32, u64>,
+    restorer: Restorer,
+    /// Records in one transaction at most: halved when one is too large.
+    limit: usize,
+    fences: u32,
+    not_before: Option<Instant>,
+    ends_at: Option<Instant>,
+    trouble: Option<String>,
+}
+
+impl<'c> Watch<'c> {
+    fn new(context: &'c Context) -> Result<Self, WatchError> {
+        let window = &context.config.window;
+        let longest = window.days.iter().copied().max().unwrap_or(1);
+        let shape = Shape { slice_ms: window.slice_ms, longest_ms: i64::from(longest) * DAY_MS };
+        let plan = Plan::new(context.spec.clone(), context.topics.clone(), Encoder::new(&context.spec)?, shape);
+        let prefix = &context.config.kafka.topic_prefix;
+        let restorer = Restorer::start(context.log.clone(), plan.clone(), window.max_rows);
+        Ok(Self {
+            context,
+            plan,
+            transactional_id: format!("{prefix}.watch.{}", context.config.instance),
+            group: format!("{prefix}.watch"),
+            known: Known::new(),
+            producer: None,
+            member: None,
+            reader: None,
+            assigned: BTreeSet::new(),
+            wanting: BTreeSet::new(),
+            partitions: BTreeMap::new(),
+            starved: BTreeMap::new(),
+            restorer,
+            limit: usize::MAX,
+            fences: 0,
+            not_before: None,
+            ends_at: None,
+            trouble: None,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), WatchError> {
+        self.say();
+        while !self.context.stop.is_asked() {
+            if let Err(error) = self.turn() {
+                self.survive(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one thing.
+    fn turn(&mut self) -> Result<(), Trouble> {
+        if let Some(until) = self.not_before {
+            let _ = self.context.stop.wait(until.saturating_duration_since(Instant::now()));
+            self.not_before = None;
+            return Ok(());
+        }
+        if self.producer.is_none() {
+            // Before anything is read back: this aborts what our last producer left hanging.
+            self.producer = Some(self.context.log.producer(&self.transactional_id)?);
+        }
+        if self.member.is_none() {
+            self.member = Some(self.context.log.member(&self.group, &self.plan.topics.tickets)?);
+        }
+        self.request_restores()?;
+        self.take_restored()?;
+        self.feed()?;
+        let is_waiting = self.restorer.is_busy() || !self.starved.is_empty();
+        let member = self.member.as_mut().expect("just joined");
+        match member.poll(if is_waiting { POLL_RESTORING } else { POLL })? {
+            Polled::Assigned(partitions) => {
+                self.assigned.extend(&partitions);
+                self.wanting.extend(&partitions);
+                self.say();
+            }
+            Polled::Revoked(partitions) => {
+                for partition in partitions {
+                    self.assigned.remove(&partition);
+                    self.drop_partition(partition);
+                    metrics::watch_gave_up(partition);
+                }
+                self.say();
+            }
+            Polled::Records(records) => self.take(records)?,
+            Polled::Idle => {
+                self.trouble = None;
+                self.say();
+                for partition in self.partitions.keys() {
+                    metrics::watch_lags(*partition, 0);
+                    metrics::watch_lags_seconds(*partition, 0.0);
+                }
+            }
+        }
+        self.look_at_ends();
+        Ok(())
+    }
+
+    fn drop_partition(&mut self, partition: u32) {
+        self.partitions.remove(&partition);
+        self.wanting.remove(&partition);
+        self.starved.remove(&partition);
+        self.restorer.cancel(partition);
+    }
+
+    fn request_restores(&mut self) -> Result<(), Trouble> {
+        while let Some(partition) = self.wanting.first().copied() {
+            let member = self.member.as_mut().expect("a partition is assigned by a member");
+            let committed = member.committed(partition)?;
+            self.wanting.remove(&partition);
+            self.restorer.request(partition, Job::Resume { partition, committed });
+            self.say();
+        }
+        Ok(())
+    }
+
+    fn take_restored(&mut self) -> Result<(), Trouble> {
+        while let Some((partition, restored)) = self.restorer.finished() {
+            match restored {
+                Ok(state) => {
+                    let member = self.member.as_mut().expect("a partition is assigned by a member");
+                    if let Err(error) = member.start(partition, state.place.offset) {
+                        self.wanting.insert(partition);
+                        return Err(error.into());
+                    }
+                    self.partitions.insert(partition, state);
+                }
+                Err(RestoreError::Cancelled) => {}
+                Err(error) => {
+                    self.wanting.insert(partition);
+                    return Err(Trouble::Passing(format!("restoring partition {partition}: {error}")));
+                }
+            }
+            self.trouble = None;
+            self.say();
+        }
+        Ok(())
+    }
+
+    /// Looks again for the baselines that partitions wait for.
+    fn feed(&mut self) -> Result<(), Trouble> {
+        let starved: Vec<(u32, u64)> = self.starved.iter().map(|(partition, version)| (*partition, *version)).collect();
+        for (partition, version) in starved {
+            if self.has_baseline(version)? {
+                self.starved.remove(&partition);
+                let offset = self.partitions.get(&partition).expect("what is starved is at work").place.offset;
+                self.member.as_mut().expect("a partition is assigned by a member").start(partition, offset)?;
+                self.trouble = None;
+                self.say();
+            }
+        }
+        Ok(())
+    }
+
+    fn has_baseline(&mut self, version: u64) -> Result<bool, LogError> {
+        if self.known.contains_key(&version) {
+            return Ok(true);
+        }
+        if self.reader.is_none() {
+            self.reader = Some(self.context.log.reader()?);
+        }
+        let reader = self.reader.as_mut().expect("just made");
+        let Some(found) = baselines::find(&mut **reader, &self.plan, version)? else { return Ok(false) };
+        self.known.insert(version, found);
+        Ok(true)
+    }
+
+    fn take(&mut self, records: Vec<Delivered>) -> Result<(), Trouble> {
+        let mut batch = Batch::default();
+        let mut moved = BTreeSet::new();
+        let mut needs: BTreeMap<u32, Need> = BTreeMap::new();
+        let mut taken = 0;
+        for record in records {
+            let number = record.partition;
+            if needs.contains_key(&number) || self.starved.contains_key(&number) {
+                continue;
+            }
+            let Some(partition) = self.partitions.get_mut(&number).filter(|partition| record.offset >= partition.place.offset) else {
+                continue;
+            };
+            match partition.step(&self.plan, &record, &self.known, Some(&mut batch)) {
+                Ok(()) => {
+                    moved.insert(number);
+                    taken += 1;
+                }
+                Err(need) => {
+                    needs.insert(number, need);
+                }
+            }
+            if taken >= self.limit {
+                self.commit(std::mem::take(&mut batch.records), &std::mem::take(&mut moved), taken)?;
+                taken = 0;
+            }
+        }
+        if taken > 0 {
+            self.commit(batch.records, &moved, taken)?;
+        }
+        for (partition, need) in needs {
+            self.satisfy(partition, need)?;
+        }
+        Ok(())
+    }
+
+    /// Commits outputs and offsets together.
+    fn commit(&mut self, records: Vec<Record>, moved: &BTreeSet<u32>, taken: usize) -> Result<(), Trouble> {
+        let commits = moved.iter().map(|number| {
+            let partition = &self.partitions[number];
+            let metadata = partition.metadata(&self.plan).to_text().unwrap_or_default();
+            OffsetCommit { partition: *number, offset: partition.place.offset, metadata }
+        });
+        let commits: Vec<OffsetCommit> = commits.collect();
+        let member = self.member.as_ref().expect("records were delivered to a member");
+        let Some(membership) = member.membership() else { return Err(Trouble::Lost("the group no longer knows us".to_owned())) };
+        let producer = self.producer.as_mut().expect("made before anything is polled");
+        let begun = Instant::now();
+        let result = producer.transact(Transaction { records, last: Vec::new(), offsets: Some((membership, commits)) });
+        let outcome = match &result {
+            Ok(()) => Outcome::Committed,
+            Err(TransactError::Fenced { .. }) => Outcome::Fenced,
+            Err(TransactError::Unknown { .. }) => Outcome::Unknown,
+            Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => Outcome::Aborted,
+        };
+        metrics::watch_transacted(outcome, begun.elapsed());
+        match result {
+            Ok(()) => {
+                self.fences = 0;
+                self.limit = self.limit.saturating_mul(2);
+                self.count(moved);
+                self.bound_rows();
+                Ok(())
+            }
+            Err(TransactError::TooLarge { topic, bytes }) if taken <= 1 => Err(Trouble::TooLarge { topic, bytes }),
+            Err(TransactError::TooLarge { .. }) => {
+                self.limit = taken.div_ceil(2);
+                Err(Trouble::Lost("a record is too large: trying fewer at once".to_owned()))
+            }
+            Err(TransactError::Fenced { .. }) => Err(Trouble::Fenced),
+            Err(error @ (TransactError::Aborted { .. } | TransactError::Unknown { .. })) => Err(Trouble::Lost(error.to_string())),
+        }
+    }
+
+    fn count(&mut self, moved: &BTreeSet<u32>) {
+        for number in moved {
+            let partition = self.partitions.get_mut(number).expect("it was just committed");
+            let tally = std::mem::take(&mut partition.tally);
+            metrics::tickets_watched(tally.tickets - tally.repeats, tally.late + tally.outside, tally.repeats);
+            metrics::strangers_skipped(tally.strangers);
+            for kind in tally.breaks {
+                tracing::warn!(partition = number, kind, "a record of tickets does not follow its predecessor");
+                metrics::chain_broke(kind);
+            }
+            if let Some(seconds) = tally.committed_s {
+                metrics::watch_lags_seconds(*number, (now_ms() as f64 / 1000.0 - f64::from(seconds)).max(0.0));
+            }
+        }
+    }
+
+    /// Drops the oldest rows of this process beyond what is configured.
+    fn bound_rows(&mut self) {
+        let mut rows: usize = self.partitions.values().map(|partition| partition.window.rows()).sum();
+        while rows > self.context.config.window.max_rows {
+            let oldest = self.partitions.iter().filter_map(|(number, partition)| Some((partition.window.oldest_rows()?, *number))).min();
+            let Some((start_ms, number)) = oldest else { return };
+            let window = &mut self.partitions.get_mut(&number).expect("just found").window;
+            rows -= window.rows();
+            window.drop_rows(start_ms);
+            rows += window.rows();
+        }
+    }
+
+    fn satisfy(&mut self, number: u32, need: Need) -> Result<(), Trouble> {
+        match need {
+            Need::Baseline(version) => {
+                let begun = Instant::now();
+                while !self.has_baseline(version)? {
+                    if begun.elapsed() >= BASELINE_PATIENCE || self.context.stop.wait(Duration::from_millis(20)) {
+                        self.starved.insert(number, version);
+                        self.trouble = Some(format!("waiting for baseline {}@{version}", self.plan.spec.name));
+                        self.say();
+                        return Ok(());
+                    }
+                }
+                let offset = self.partitions[&number].place.offset;
+                self.member.as_mut().expect("a partition is assigned by a member").start(number, offset)?;
+            }
+            Need::Reread(version) => {
+                let partition = self.partitions.remove(&number).expect("it just asked");
+                let metadata = Box::new(partition.metadata(&self.plan));
+                self.restorer.request(number, Job::Reread { metadata, partition: number, version, written: partition.written });
+                self.say();
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks now and then where the topics end.
+    fn look_at_ends(&mut self) {
+        if self.ends_at.is_some_and(|at| at.elapsed() < ENDS) {
+            return;
+        }
+        self.ends_at = Some(Instant::now());
+        if let Err(error) = self.ends() {
+            tracing::debug!(%error, "asking where topics end");
+        }
+        let (rows, bytes) = self
+            .partitions
+            .values()
+            .fold((0, 0), |(rows, bytes), partition| (rows + partition.window.rows() as u64, bytes + partition.window.bytes() as u64));
+        metrics::window_holds(rows, bytes);
+    }
+
+    fn ends(&mut self) -> Result<(), LogError> {
+        if self.reader.is_none() {
+            self.reader = Some(self.context.log.reader()?);
+        }
+        let reader = self.reader.as_mut().expect("just made");
+        for (number, partition) in &mut self.partitions {
+            let end = reader.bounds(&self.plan.topics.tickets, *number)?.end;
+            metrics::watch_lags(*number, u64::try_from(end - partition.place.offset).unwrap_or(0));
+            for output in Output::ALL {
+                let written = &mut partition.written[output as usize];
+                // While outputs of a torn transaction are being met again, the old bound finds the rest of them.
+                if written.visible.is_empty() {
+                    let end = reader.bounds(output.topic(&self.plan.topics), output.partition(*number))?.end;
+                    written.bound = Bound { offset: end, outputs: 0 };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn survive(&mut self, trouble: Trouble) -> Result<(), WatchError> {
+        let reason = match trouble {
+            Trouble::TooLarge { topic, bytes } => return Err(WatchError::TooLarge { topic, bytes }),
+            Trouble::Log(source @ LogError::WrongTopic { .. }) => {
+                return Err(WatchError::Log { topic: self.plan.topics.tickets.to_string(), source });
+            }
+            Trouble::Fenced => {
+                self.fences += 1;
+                if self.fences >= TWIN_FENCES {
+                    return Err(WatchError::Twin { id: self.transactional_id.clone() });
+                }
+                // What the group still gave us may be another's by now: join anew.
+                self.start_over();
+                self.member = None;
+                self.assigned.clear();
+                self.wanting.clear();
+                self.not_before = Some(Instant::now() + RETRY * 2u32.pow(self.fences.min(5)));
+                format!("fenced as {}", self.transactional_id)
+            }
+            Trouble::Lost(reason) => {
+                self.start_over();
+                reason
+            }
+            Trouble::Log(error) => {
+                if let LogError::Truncated { partition, .. } = &error
+                    && self.assigned.contains(partition)
+                {
+                    self.drop_partition(*partition);
+                    self.wanting.insert(*partition);
+                }
+                self.not_before = Some(Instant::now() + RETRY);
+                error.to_string()
+            }
+            Trouble::Passing(reason) => {
+                self.not_before = Some(Instant::now() + RETRY);
+                reason
+            }
+        };
+        tracing::warn!(%reason, "watch goes on from what is committed");
+        self.trouble = Some(reason);
+        self.say();
+        Ok(())
+    }
+
+    /// Forgets all that may be ahead of the log: a new producer, and every partition from what is committed.
+    fn start_over(&mut self) {
+        self.producer = None;
+        self.partitions.clear();
+        self.starved.clear();
+        for partition in &self.assigned {
+            self.restorer.cancel(*partition);
+        }
+        self.wanting.clone_from(&self.assigned);
+    }
+
+    fn say(&self) {
+        let busy = self.assigned.len() - self.assigned.iter().filter(|partition| self.partitions.contains_key(partition)).count();
+        let state = if let Some(trouble) = &self.trouble {
+            State::Waiting(trouble.clone())
+        } else if busy > 0 {
+            State::Waiting(format!("restoring {busy} of {} partitions", self.assigned.len()))
+        } else if !self.assigned.is_empty() {
+            State::Ready(format!("watching {} partitions", self.assigned.len()))
+        } else if self.member.as_ref().is_some_and(|member| member.membership().is_some()) {
+            State::Ready("standing by: the partitions are others'".to_owned())
+        } else {
+            State::Waiting("joining the group".to_owned())
+        };
+        self.context.health.set(PART, state);
+    }
+}
+
+/// What keeps a turn from its end.
+enum Trouble {
+    /// The log said so.
+    Log(LogError),
+    /// It may pass.
+    Passing(String),
+    /// What is in memory may be ahead of the log.
+    Lost(String),
+    /// Another process took over.
+    Fenced,
+    /// One record's outputs do not fit.
+    TooLarge { topic: String, bytes: usize },
+}
+
+impl From<LogError> for Trouble {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;
