@@ -3,4 +3,5 @@
 mod support;
 
 mod golden;
+mod log_contract;
 mod servers;

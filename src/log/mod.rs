@@ -133,7 +133,7 @@ impl std::fmt::Debug for Membership {
 }
 
 pub(crate) enum MembershipOf {
-    Kafka { topic: String, metadata: rdkafka::consumer::ConsumerGroupMetadata },
+    Kafka { topic: String, metadata: std::sync::Arc<rdkafka::consumer::ConsumerGroupMetadata> },
     Memory { group: String, topic: String, member: u64, generation: u64 },
 }
 

@@ -13,12 +13,14 @@ pub(crate) struct Existing {
     pub(crate) retention_ms: Option<i64>,
     /// Largest total size of a partition; `None` for no bound.
     pub(crate) retention_bytes: Option<i64>,
+    /// Records carry the broker's append time.
+    pub(crate) append_time: bool,
 }
 
 /// Refuses `existing` when it is not what `wanted` says.
 ///
-/// More retention than wanted is fine: it is the operator's disk. Copies and time stamps are not compared: they change
-/// how safe a topic is, not what it means.
+/// More retention than wanted is fine: it is the operator's disk. Copies are not compared: they change how safe a topic is,
+/// not what it means.
 pub(crate) fn check(wanted: &TopicSettings, existing: &Existing) -> Result<(), LogError> {
     match reason(wanted, existing) {
         None => Ok(()),
@@ -58,6 +60,12 @@ fn reason(wanted: &TopicSettings, existing: &Existing) -> Option<String> {
              kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config retention.ms={wanted_ms}"
         ));
     }
+    if wanted.append_time && !existing.append_time {
+        return Some(format!(
+            "it deletes records by the time their producer gave them, so a backlog could vanish unread; kafka-configs.sh --alter \
+             --entity-type topics --entity-name {name} --add-config message.timestamp.type=LogAppendTime"
+        ));
+    }
     if let Some(bytes) = existing.retention_bytes {
         return Some(format!(
             "it keeps at most {bytes} bytes a partition, whatever their age; \
@@ -76,7 +84,7 @@ mod tests {
     }
 
     fn existing() -> Existing {
-        Existing { partitions: 4, compacted: false, deletes: true, retention_ms: Some(1_000), retention_bytes: None }
+        Existing { partitions: 4, compacted: false, deletes: true, retention_ms: Some(1_000), retention_bytes: None, append_time: true }
     }
 
     #[test]
@@ -93,6 +101,7 @@ mod tests {
             (wanted(), Existing { compacted: true, ..existing() }, "cleanup.policy=delete"),
             (wanted(), Existing { retention_ms: Some(999), ..existing() }, "retention.ms=1000"),
             (wanted(), Existing { retention_bytes: Some(1), ..existing() }, "retention.bytes=-1"),
+            (wanted(), Existing { append_time: false, ..existing() }, "LogAppendTime"),
             (TopicSettings { retention_ms: None, ..wanted() }, existing(), "retention.ms=-1"),
             (TopicSettings { compacted: true, ..wanted() }, existing(), "cleanup.policy=compact"),
             (TopicSettings { compacted: true, ..wanted() }, Existing { compacted: true, ..existing() }, "cleanup.policy=compact"),

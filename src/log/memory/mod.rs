@@ -118,6 +118,11 @@ impl MemoryLog {
         self.shared.changed.notify_all();
     }
 
+    /// Forgets the records of a partition before `offset`, as retention would.
+    pub fn truncate(&self, topic: &str, partition: u32, offset: i64) {
+        self.shared.lock().truncate(topic, partition, offset);
+    }
+
     /// Returns about how many bytes the records of `topic` take.
     #[must_use]
     pub fn bytes(&self, topic: &str) -> usize {
@@ -149,7 +154,7 @@ impl Log for MemoryLog {
         state.group(group, topic).join(id, Instant::now());
         self.shared.changed.notify_all();
         let (shared, group, topic) = (Arc::clone(&self.shared), group.to_owned(), topic.to_owned());
-        Ok(Box::new(MemoryMember { shared, group, topic, id, held: Vec::new(), turns: 0 }))
+        Ok(Box::new(MemoryMember { shared, group, topic, id, held: Vec::new(), generation: None, turns: 0 }))
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
@@ -219,6 +224,8 @@ struct MemoryMember {
     id: u64,
     /// What the caller has been told it holds.
     held: Vec<u32>,
+    /// The generation in which it was told so.
+    generation: Option<u64>,
     /// Polls that brought records: whose turn it is to be read first.
     turns: usize,
 }
@@ -233,6 +240,7 @@ impl Member for MemoryMember {
             let mut wake = give_up;
             match state.turn(&self.group, &self.topic, self.id, shared.limits.rebalance_patience, now) {
                 Turn::Ousted => {
+                    self.generation = None;
                     if !self.held.is_empty() {
                         return Ok(Polled::Revoked(std::mem::take(&mut self.held)));
                     }
@@ -242,6 +250,7 @@ impl Member for MemoryMember {
                     continue;
                 }
                 Turn::GiveUp => {
+                    self.generation = None;
                     shared.changed.notify_all();
                     if !self.held.is_empty() {
                         return Ok(Polled::Revoked(std::mem::take(&mut self.held)));
@@ -250,6 +259,7 @@ impl Member for MemoryMember {
                 }
                 Turn::Take(partitions) => {
                     self.held = partitions;
+                    self.generation = state.group(&self.group, &self.topic).generation_of(self.id);
                     if !self.held.is_empty() {
                         return Ok(Polled::Assigned(self.held.clone()));
                     }
@@ -291,7 +301,7 @@ impl Member for MemoryMember {
     }
 
     fn membership(&self) -> Option<Membership> {
-        let generation = self.shared.lock().group(&self.group, &self.topic).generation_of(self.id)?;
+        let generation = self.generation?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
         Some(Membership(MembershipOf::Memory { group, topic, member: self.id, generation }))
     }

@@ -90,6 +90,12 @@ impl Partition {
         }
     }
 
+    /// Drops everything before `offset`.
+    pub(super) fn truncate(&mut self, offset: i64) {
+        self.trim(0, offset);
+        self.low = self.low.max(offset.min(self.end));
+    }
+
     /// Keeps only the last record of each key, once that frees enough to be worth a pass.
     pub(super) fn compact(&mut self, slack_bytes: usize) {
         if self.bytes <= 2 * self.compact_bytes + slack_bytes {

@@ -67,6 +67,13 @@ impl State {
         self.partition(topic, partition).map(Partition::bounds)
     }
 
+    pub(super) fn truncate(&mut self, topic: &str, partition: u32, offset: i64) {
+        let found = self.topics.get_mut(topic).and_then(|topic| topic.partitions.get_mut(partition as usize));
+        if let Some(partition) = found {
+            partition.truncate(offset);
+        }
+    }
+
     /// Fences the last holder of `transactional_id` and ends what it left hanging.
     pub(super) fn next_epoch(&mut self, transactional_id: &str) -> u64 {
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
@@ -320,6 +327,7 @@ impl Topic {
             deletes: !self.settings.compacted,
             retention_ms: self.settings.retention_ms,
             retention_bytes: None,
+            append_time: self.settings.append_time,
         }
     }
 

@@ -1,0 +1,46 @@
+//! From librdkafka's messages to ours.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use rdkafka::Message;
+use rdkafka::message::{BorrowedMessage, Headers};
+
+use crate::log::{Delivered, Header};
+
+/// Records that one poll brings at most.
+pub(super) const POLL_RECORDS: usize = 4_096;
+/// Bytes of keys and values after which a poll brings no more.
+pub(super) const POLL_BYTES: usize = 4 << 20;
+
+/// Names of headers that every record of some topic has, so that they need not be allocated each time.
+const FREQUENT: [&str; 10] =
+    ["kind", "chain", "source", "content-type", "ce_specversion", "ce_type", "ce_source", "ce_id", "ce_time", "ce_subject"];
+
+/// librdkafka counts partitions in `i32`.
+pub(super) fn native(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
+pub(super) fn partition_of(message: &BorrowedMessage<'_>) -> u32 {
+    u32::try_from(message.partition()).unwrap_or(u32::MAX)
+}
+
+pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
+    Delivered {
+        partition: partition_of(message),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key().map(Bytes::copy_from_slice),
+        value: message.payload().map(Bytes::copy_from_slice),
+        headers: message.headers().map_or_else(Vec::new, |headers| headers.iter().map(header).collect()),
+    }
+}
+
+fn header(header: rdkafka::message::Header<'_, &[u8]>) -> Header {
+    let name = match FREQUENT.iter().find(|name| **name == header.key) {
+        Some(name) => Cow::Borrowed(*name),
+        None => Cow::Owned(header.key.to_owned()),
+    };
+    (name, header.value.map_or_else(Bytes::new, Bytes::copy_from_slice))
+}

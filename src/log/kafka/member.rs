@@ -1,0 +1,249 @@
+//! A member of a consumer group, whose partitions deliver nothing before they are started.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Message as _, TopicPartitionList};
+
+use super::Cluster;
+use super::errors::{patiently, unavailable};
+use super::fetch::{self, POLL_BYTES, POLL_RECORDS, native};
+use super::notices::Notices;
+use super::properties::Properties;
+use crate::log::{Committed, Delivered, LogError, Member, Membership, MembershipOf, Polled};
+
+/// As long as another's transaction may hold the offsets back, and the broker's own 10 s to notice.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(20);
+
+pub(super) struct KafkaMember {
+    group: String,
+    topic: String,
+    consumer: BaseConsumer<Seat>,
+    cluster: Arc<Cluster>,
+    /// The partitions that the caller holds; next offset to be delivered of those that were started.
+    held: BTreeMap<u32, Option<i64>>,
+    /// A start that librdkafka has not been told of.
+    restart: bool,
+    generation: Option<Arc<ConsumerGroupMetadata>>,
+}
+
+/// What librdkafka calls when the group's generation changes.
+struct Seat {
+    notices: Notices,
+    changes: Mutex<VecDeque<Change>>,
+}
+
+enum Change {
+    Assigned(Vec<u32>, Option<ConsumerGroupMetadata>),
+    Revoked,
+}
+
+impl Seat {
+    fn push(&self, change: Change) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+    }
+
+    fn pop(&self) -> Option<Change> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn has_changed(&self) -> bool {
+        !self.changes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+impl ClientContext for Seat {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.notices.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.notices.fault(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.notices.stats(statistics);
+    }
+}
+
+impl ConsumerContext for Seat {
+    /// Answers a new generation with an empty assignment: what is fetched is decided by [`Member::start`] alone.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let answered = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            let partitions = partitions.elements().iter().filter_map(|entry| u32::try_from(entry.partition()).ok()).collect();
+            // The proof of this generation, taken now: a later one could be that of a member which has silently left.
+            self.push(Change::Assigned(partitions, consumer.group_metadata()));
+            consumer.assign(&TopicPartitionList::new())
+        } else {
+            self.push(Change::Revoked);
+            consumer.unassign()
+        };
+        if let Err(error) = answered {
+            tracing::warn!(%error, "answering a rebalance");
+        }
+    }
+}
+
+impl KafkaMember {
+    pub(super) fn join(properties: &Properties, cluster: Arc<Cluster>, group: &str, topic: &str) -> Result<Self, LogError> {
+        let doing = || format!("joining {group} on {topic}");
+        if cluster.partitions(topic)? == 0 {
+            return Err(LogError::Unavailable { doing: doing(), reason: "there is no such topic".to_owned() });
+        }
+        let seat = Seat { notices: Notices::new(group), changes: Mutex::default() };
+        let consumer = properties.member(group, seat)?;
+        consumer.subscribe(&[topic]).map_err(|error| unavailable(doing(), &error))?;
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        Ok(Self { group, topic, consumer, cluster, held: BTreeMap::new(), restart: false, generation: None })
+    }
+
+    /// Takes the next change of generation over; says what the caller has to know of it.
+    fn change(&mut self) -> Option<Polled> {
+        match self.consumer.context().pop()? {
+            Change::Assigned(partitions, generation) => {
+                self.held = partitions.iter().map(|&partition| (partition, None)).collect();
+                self.generation = generation.map(Arc::new);
+                (!partitions.is_empty()).then_some(Polled::Assigned(partitions))
+            }
+            Change::Revoked => {
+                self.generation = None;
+                let partitions: Vec<u32> = std::mem::take(&mut self.held).into_keys().collect();
+                (!partitions.is_empty()).then_some(Polled::Revoked(partitions))
+            }
+        }
+    }
+
+    /// Tells librdkafka what to fetch: every started partition, from its next offset.
+    fn fetch_started(&mut self) -> Result<(), LogError> {
+        if !self.restart || self.consumer.context().has_changed() {
+            return Ok(());
+        }
+        let mut partitions = TopicPartitionList::with_capacity(self.held.len());
+        let started = self.held.iter().filter_map(|(partition, offset)| offset.map(|offset| (*partition, offset)));
+        let doing = || format!("fetching from {}", self.topic);
+        for (partition, offset) in started {
+            let added = partitions.add_partition_offset(&self.topic, native(partition), Offset::Offset(offset));
+            added.map_err(|error| unavailable(doing(), &error))?;
+        }
+        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))?;
+        self.restart = false;
+        Ok(())
+    }
+
+    /// Reads what is there, up to a bound, waiting for the first record only. Nothing when the generation changed meanwhile:
+    /// whatever was read then belongs to the next owner.
+    fn batch(&mut self, wait: Duration) -> Result<Vec<Delivered>, LogError> {
+        let mut records = Vec::new();
+        let (mut bytes, mut wait) = (0, wait);
+        let mut failure = None;
+        while records.len() < POLL_RECORDS && bytes < POLL_BYTES {
+            let polled = self.consumer.poll(wait);
+            if self.consumer.context().has_changed() {
+                return Ok(Vec::new());
+            }
+            match polled {
+                None => break,
+                Some(Ok(message)) => {
+                    let next = self.held.get_mut(&fetch::partition_of(&message)).and_then(Option::as_mut);
+                    let Some(next) = next.filter(|next| message.offset() >= **next) else { continue };
+                    *next = message.offset() + 1;
+                    let record = fetch::delivered(&message);
+                    bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
+                    records.push(record);
+                }
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        match failure {
+            // What was read before the error is in order; the error will come again if it matters.
+            Some(error) if records.is_empty() => self.explain(&error).map(|()| records),
+            Some(_) | None => Ok(records),
+        }
+    }
+
+    /// Decides whether an error of the consumer concerns the caller.
+    fn explain(&mut self, error: &KafkaError) -> Result<(), LogError> {
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                for (&partition, next) in &self.held {
+                    if let Some(next) = next {
+                        crate::log::within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, *next)?;
+                    }
+                }
+                // All are within bounds by now: fetch again.
+                self.restart = true;
+                Ok(())
+            }
+            // librdkafka goes on by itself: it connects again, or rejoins and says so by a revoke.
+            Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::PollExceeded | Code::RequestTimedOut | Code::Resolve) => {
+                Ok(())
+            }
+            _ => Err(unavailable(format!("polling {} on {}", self.group, self.topic), error)),
+        }
+    }
+}
+
+impl Member for KafkaMember {
+    fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
+        let give_up = Instant::now() + timeout;
+        loop {
+            while self.consumer.context().has_changed() {
+                if let Some(polled) = self.change() {
+                    return Ok(polled);
+                }
+            }
+            self.fetch_started()?;
+            let records = self.batch(give_up.saturating_duration_since(Instant::now()))?;
+            if !records.is_empty() {
+                return Ok(Polled::Records(records));
+            }
+            if Instant::now() >= give_up && !self.consumer.context().has_changed() {
+                return Ok(Polled::Idle);
+            }
+        }
+    }
+
+    fn committed(&mut self, partition: u32) -> Result<Option<Committed>, LogError> {
+        let asked = patiently(COMMITTED_WITHIN, |time| {
+            let mut partitions = TopicPartitionList::with_capacity(1);
+            partitions.add_partition(&self.topic, native(partition));
+            let answer = self.consumer.committed_offsets(partitions, time)?;
+            answer.elements().iter().try_for_each(|entry| entry.error())?;
+            Ok(answer)
+        });
+        let doing = || format!("asking what {} has committed of {}[{partition}]", self.group, self.topic);
+        let answer = asked.map_err(|error| unavailable(doing(), &error))?;
+        Ok(answer.elements().first().and_then(|entry| match entry.offset() {
+            Offset::Offset(offset) => Some(Committed { offset, metadata: entry.metadata().to_owned() }),
+            _ => None,
+        }))
+    }
+
+    fn start(&mut self, partition: u32, offset: i64) -> Result<(), LogError> {
+        let Some(held) = self.held.get_mut(&partition) else {
+            let doing = format!("starting {}[{partition}]", self.topic);
+            return Err(LogError::Unavailable { doing, reason: "it is not assigned to this member".to_owned() });
+        };
+        crate::log::within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, offset)?;
+        *held = Some(offset);
+        self.restart = true;
+        Ok(())
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        let metadata = Arc::clone(self.generation.as_ref()?);
+        Some(Membership(MembershipOf::Kafka { topic: self.topic.clone(), metadata }))
+    }
+}

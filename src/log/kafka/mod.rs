@@ -1,0 +1,109 @@
+//! The log on Apache Kafka, through librdkafka.
+
+mod admin;
+mod errors;
+mod fetch;
+mod follower;
+mod member;
+mod notices;
+mod outcome;
+mod producer;
+mod properties;
+mod reader;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use self::errors::{patiently, reason, unavailable};
+use self::notices::Notices;
+use self::properties::Properties;
+use super::{Bounds, Follower, Log, LogError, Member, Producer, Reader, TopicSettings};
+use crate::config;
+
+/// How long one question to the cluster may take, repetitions included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A Kafka cluster.
+pub struct KafkaLog {
+    properties: Properties,
+    cluster: Arc<Cluster>,
+}
+
+/// Answers questions about topics. Reads uncommitted, so that a partition's end is its real one.
+pub(super) struct Cluster {
+    client: BaseConsumer<Notices>,
+}
+
+impl KafkaLog {
+    /// Connects to the cluster.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`], naming the servers, when nobody answers within ten seconds or a property is not accepted.
+    /// The values of properties are never part of a message.
+    pub fn connect(config: &config::Kafka) -> Result<Self, LogError> {
+        let properties = Properties::new(config)?;
+        let client = properties.consumer_without_group(Notices::new("cluster"))?;
+        let cluster = Arc::new(Cluster { client });
+        let doing = || format!("connecting to Kafka at {}", properties.servers());
+        if let Err(error) = cluster.client.fetch_metadata(Some("tidemark"), ANSWER_WITHIN) {
+            // Events are served by polling only.
+            drop(cluster.client.poll(Duration::ZERO));
+            let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));
+            return Err(LogError::Unavailable { doing: doing(), reason: format!("{said}; is it running, and reachable from here?") });
+        }
+        tracing::info!(servers = properties.servers(), "connected to Kafka");
+        Ok(Self { properties, cluster })
+    }
+}
+
+impl Log for KafkaLog {
+    fn create_topics(&self, topics: &[TopicSettings]) -> Result<(), LogError> {
+        admin::create(&self.properties, &self.cluster, topics)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        self.cluster.partitions(topic)
+    }
+
+    fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>, LogError> {
+        Ok(Box::new(producer::KafkaProducer::init(&self.properties, transactional_id)?))
+    }
+
+    fn member(&self, group: &str, topic: &str) -> Result<Box<dyn Member>, LogError> {
+        Ok(Box::new(member::KafkaMember::join(&self.properties, Arc::clone(&self.cluster), group, topic)?))
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
+        Ok(Box::new(reader::KafkaReader::new(&self.properties, Arc::clone(&self.cluster))?))
+    }
+
+    fn follow(&self, topic: &str, from: &[i64]) -> Result<Box<dyn Follower>, LogError> {
+        Ok(Box::new(follower::KafkaFollower::new(&self.properties, Arc::clone(&self.cluster), topic, from)?))
+    }
+}
+
+impl Cluster {
+    /// Returns the number of partitions that have a leader, or 0 when there is no such topic.
+    pub(super) fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        let metadata = patiently(ANSWER_WITHIN, |time| self.client.fetch_metadata(Some(topic), time))
+            .map_err(|error| unavailable(format!("looking for topic {topic}"), &error))?;
+        let led = |topic: &rdkafka::metadata::MetadataTopic| topic.partitions().iter().filter(|partition| partition.leader() >= 0).count();
+        let count = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none()).map_or(0, led);
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// Returns the bounds of a partition, whoever's transactions are in it.
+    pub(super) fn bounds(&self, topic: &str, partition: u32) -> Result<Bounds, LogError> {
+        bounds(&self.client, topic, partition)
+    }
+}
+
+/// Returns the bounds of a partition as `client` sees them: read_committed ones see the last stable offset as its end.
+fn bounds<C: rdkafka::consumer::ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partition: u32) -> Result<Bounds, LogError> {
+    let number = fetch::native(partition);
+    let (low, end) = patiently(ANSWER_WITHIN, |time| client.fetch_watermarks(topic, number, time))
+        .map_err(|error| unavailable(format!("asking for the bounds of {topic}[{partition}]"), &error))?;
+    Ok(Bounds { low, end })
+}

@@ -1,0 +1,95 @@
+//! What librdkafka says by itself: to `tracing`, and kept where somebody has to act on it.
+
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::statistics::Statistics;
+
+/// Passes logs, errors and statistics of one client on.
+pub(super) struct Notices {
+    client: String,
+    /// The last error or warning since [`Notices::clear`].
+    trouble: Mutex<Option<String>>,
+}
+
+impl Notices {
+    pub(super) fn new(client: &str) -> Self {
+        Self { client: client.to_owned(), trouble: Mutex::default() }
+    }
+
+    /// Forgets what was said.
+    pub(super) fn clear(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Returns the last time-out, lost connection or other trouble that was reported since [`Notices::clear`].
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, words: String) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    /// A line of librdkafka's own log.
+    pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let client = self.client.as_str();
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => tracing::error!(client, facility, "{message}"),
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(client, facility, "{message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(client, facility, "{message}"),
+            RDKafkaLogLevel::Debug => tracing::debug!(client, facility, "{message}"),
+        }
+        if is_trouble(level, facility) {
+            self.keep(format!("{facility}: {message}"));
+        }
+    }
+
+    /// An error that belongs to no call.
+    pub(super) fn fault(&self, error: &KafkaError, reason: &str) {
+        tracing::warn!(client = self.client, "{error}: {reason}");
+        self.keep(reason.to_owned());
+    }
+}
+
+/// Whether a log line tells of a request that may have been lost on its way. `CONFWARN` and the like do not.
+fn is_trouble(level: RDKafkaLogLevel, facility: &str) -> bool {
+    let grave = matches!(level, RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error);
+    facility != "CONFWARN" && (grave || matches!(facility, "REQTMOUT" | "FAIL" | "TIMEOUT"))
+}
+
+impl ClientContext for Notices {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.fault(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        tracing::debug!(client = self.client, ?statistics, "statistics");
+    }
+}
+
+impl ConsumerContext for Notices {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_and_lost_connections_are_trouble_and_configuration_hints_are_not() {
+        let notices = Notices::new("test");
+        notices.line(RDKafkaLogLevel::Warning, "CONFWARN", "a producer property on a consumer");
+        assert_eq!(notices.last_words(), None);
+        notices.line(RDKafkaLogLevel::Notice, "REQTMOUT", "timed out EndTxnRequest in flight");
+        assert_eq!(notices.last_words().as_deref(), Some("REQTMOUT: timed out EndTxnRequest in flight"));
+        notices.clear();
+        notices.line(RDKafkaLogLevel::Error, "FAIL", "disconnected");
+        assert!(notices.last_words().is_some());
+    }
+}

@@ -1,0 +1,266 @@
+//! A transaction on Kafka, from its begin to what became of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::Offset;
+
+use super::errors::{patiently, unavailable};
+use super::fetch::native;
+use super::notices::Notices;
+use super::outcome::{self, Failure};
+use super::properties::Properties;
+use crate::log::{LogError, Membership, MembershipOf, OffsetCommit, Producer, Record, TransactError, Transaction};
+
+/// Longer than the broker needs to end what the last holder of the id left open.
+const INIT_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than librdkafka keeps a record: `message.timeout.ms` follows `transaction.timeout.ms`.
+const REPORTS_WITHIN: Duration = Duration::from_secs(15);
+/// A little longer than the broker lets a transaction live.
+const COMMIT_WITHIN: Duration = Duration::from_secs(12);
+const ABORT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The broker still closes the last transaction when the next one begins at once: then librdkafka asks again after 20 ms.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// First reports that come later than this met such a repetition, unless the batch was large.
+const STALL: Duration = Duration::from_millis(18);
+const SMALL_BATCH: usize = 64;
+
+/// While reports are awaited, the queue is looked at this often, and less often when it takes long.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+const LOOK_CLOSELY_FOR: Duration = Duration::from_millis(10);
+
+pub(super) struct KafkaProducer {
+    id: String,
+    client: BaseProducer<Reports>,
+    spent: bool,
+    ended: Option<Instant>,
+    pause: Duration,
+}
+
+/// Delivery reports and notices of one producer.
+struct Reports {
+    notices: Notices,
+    count: AtomicU64,
+    refused: Mutex<Option<(Code, String)>>,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.notices.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.notices.fault(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.notices.stats(statistics);
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.get_or_insert_with(|| (error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic().to_owned()));
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl KafkaProducer {
+    pub(super) fn init(properties: &Properties, id: &str) -> Result<Self, LogError> {
+        let reports = Reports { notices: Notices::new(id), count: AtomicU64::new(0), refused: Mutex::default() };
+        let client: BaseProducer<Reports> = properties.producer(id, reports)?;
+        patiently(INIT_WITHIN, |time| client.init_transactions(time))
+            .map_err(|error| unavailable(format!("taking over transactional id {id} at {}", properties.servers()), &error))?;
+        Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE })
+    }
+
+    fn attempt(&mut self, transaction: &Transaction) -> Result<(), TransactError> {
+        self.rest();
+        self.client.begin_transaction().map_err(|error| self.failure(&error).before_commit(&self.id))?;
+        if let Err(error) = self.fill(transaction) {
+            self.abort();
+            return Err(error);
+        }
+        self.commit()
+    }
+
+    /// Waits until the broker has closed the last transaction.
+    fn rest(&self) {
+        if let Some(ended) = self.ended {
+            thread::sleep(self.pause.saturating_sub(ended.elapsed()));
+        }
+    }
+
+    /// Sends everything, each part after the one before was acknowledged.
+    fn fill(&mut self, transaction: &Transaction) -> Result<(), TransactError> {
+        let begun = Instant::now();
+        self.deliver(&transaction.records)?;
+        if transaction.records.len() < SMALL_BATCH {
+            let step = Duration::from_micros(500);
+            self.pause = if begun.elapsed() > STALL { self.pause + step } else { self.pause.saturating_sub(step / 50) };
+            self.pause = self.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        }
+        self.deliver(&transaction.last)?;
+        match &transaction.offsets {
+            Some((membership, commits)) => self.offsets(membership, commits),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends records and waits until all of them are acknowledged.
+    fn deliver(&self, records: &[Record]) -> Result<(), TransactError> {
+        let give_up = Instant::now() + REPORTS_WITHIN;
+        let awaited = self.reported() + records.len() as u64;
+        for record in records {
+            while let Err(error) = self.send(record) {
+                if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= give_up {
+                    return Err(self.refusal(&error, &record.topic, records));
+                }
+                self.look();
+            }
+        }
+        let sent = Instant::now();
+        while self.reported() < awaited {
+            if Instant::now() >= give_up {
+                let reason = format!("{} of {} records were not acknowledged", awaited - self.reported(), records.len());
+                return Err(TransactError::Aborted { reason });
+            }
+            self.look();
+            if sent.elapsed() > LOOK_CLOSELY_FOR {
+                self.client.poll(Duration::from_millis(1));
+            }
+        }
+        let refused = self.client.context().refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match refused {
+            None => Ok(()),
+            Some((code, topic)) => Err(self.refusal(&KafkaError::MessageProduction(code), &topic, records)),
+        }
+    }
+
+    fn send(&self, record: &Record) -> Result<(), KafkaError> {
+        let mut message = BaseRecord::<[u8], [u8]>::to(&record.topic).partition(native(record.partition));
+        if let Some(key) = &record.key {
+            message = message.key(key);
+        }
+        if let Some(value) = &record.value {
+            message = message.payload(value);
+        }
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            let insert = |headers: OwnedHeaders, (name, value): &crate::log::Header| {
+                headers.insert(Header { key: name, value: Some(value.as_ref()) })
+            };
+            message = message.headers(record.headers.iter().fold(headers, insert));
+        }
+        self.client.send(message).map_err(|(error, _)| error)
+    }
+
+    fn refusal(&self, error: &KafkaError, topic: &str, records: &[Record]) -> TransactError {
+        let failure = self.failure(error);
+        if failure.code.is_some_and(outcome::is_too_large) {
+            let bytes = records.iter().filter(|record| *record.topic == *topic).map(Record::bytes).max().unwrap_or(0);
+            return TransactError::TooLarge { topic: topic.to_owned(), bytes };
+        }
+        let failure = Failure { reason: format!("writing to {topic}: {}", failure.reason), ..failure };
+        failure.before_commit(&self.id)
+    }
+
+    fn offsets(&self, membership: &Membership, commits: &[OffsetCommit]) -> Result<(), TransactError> {
+        let MembershipOf::Kafka { topic, metadata } = &membership.0 else {
+            return Err(TransactError::Aborted { reason: "the membership is of another log".to_owned() });
+        };
+        let mut offsets = TopicPartitionList::with_capacity(commits.len());
+        for commit in commits {
+            let mut entry = offsets.add_partition(topic, native(commit.partition));
+            entry.set_metadata(&commit.metadata);
+            entry.set_offset(Offset::Offset(commit.offset)).map_err(|error| self.failure(&error).before_commit(&self.id))?;
+        }
+        let sent = self.client.send_offsets_to_transaction(&offsets, metadata, COMMIT_WITHIN);
+        sent.map_err(|error| self.failure(&error).before_commit(&self.id))
+    }
+
+    fn commit(&mut self) -> Result<(), TransactError> {
+        self.drain();
+        self.client.context().notices.clear();
+        let result = self.client.commit_transaction(COMMIT_WITHIN).map_err(|error| self.failure(&error));
+        self.drain();
+        self.ended = Some(Instant::now());
+        let refused = result.as_ref().is_err_and(|failure| failure.abortable);
+        let outcome = outcome::of_commit(result, self.client.context().notices.last_words(), &self.id);
+        if refused {
+            self.abort();
+        }
+        outcome
+    }
+
+    /// Ends the transaction without effect. When even that fails, the broker does it after the transaction's time-out.
+    fn abort(&self) {
+        self.client.purge(PurgeConfig::default().queue());
+        // What is in flight must be answered first, or the sequence would have gaps; librdkafka gives up on it by itself.
+        let give_up = Instant::now() + REPORTS_WITHIN;
+        while self.client.in_flight_count() > 0 && Instant::now() < give_up {
+            self.look();
+        }
+        if self.client.client().fatal_error().is_some() {
+            return;
+        }
+        if let Err(error) = self.client.abort_transaction(ABORT_WITHIN) {
+            tracing::warn!(id = self.id, %error, "a transaction could not be aborted; the broker will, after its time-out");
+        }
+    }
+
+    /// Serves what waits in the event queue: reports, log lines, errors. Sleeps a moment when nothing does.
+    fn look(&self) {
+        let before = self.reported();
+        self.client.poll(Duration::ZERO);
+        if self.reported() == before {
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Serves the whole event queue, so that everything reported so far is known.
+    fn drain(&self) {
+        let give_up = Instant::now() + Duration::from_millis(100);
+        while self.client.in_flight_count() > 0 && Instant::now() < give_up {
+            self.client.poll(Duration::ZERO);
+        }
+    }
+
+    fn reported(&self) -> u64 {
+        self.client.context().count.load(Ordering::Relaxed)
+    }
+
+    fn failure(&self, error: &KafkaError) -> Failure {
+        Failure::of(error, self.client.client().fatal_error())
+    }
+}
+
+impl Producer for KafkaProducer {
+    fn transact(&mut self, transaction: Transaction) -> Result<(), TransactError> {
+        if self.spent {
+            return Err(TransactError::Aborted { reason: "the producer is spent; make a new one".to_owned() });
+        }
+        if transaction.records.is_empty() && transaction.last.is_empty() && transaction.offsets.is_none() {
+            return Ok(());
+        }
+        let result = self.attempt(&transaction);
+        self.spent = result.is_err();
+        result
+    }
+}
