@@ -18,7 +18,7 @@ pub use dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected};
 
 pub use time::{EARLIEST_MS, LATEST_MS, from_rfc3339, is_plausible, to_rfc3339};
 
-use paths::{Paths, Places, ROOT};
+use paths::{Paths, Places, ROOT, Room};
 use rules::Completion;
 
 use crate::spec::{Path, Spec};
@@ -138,9 +138,10 @@ impl Normaliser {
     }
 
     fn read_bson(&self, document: &RawDocument, completion: Completion, unreadable: &mut Unreadable) -> Normalised {
-        let mut slots = vec![None; self.paths.slots()];
-        match bson::walk(&self.paths, ROOT, document, &mut slots) {
-            Ok(()) => self.conclude(&slots, completion, unreadable),
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        match bson::walk(&self.paths, ROOT, document, slots) {
+            Ok(()) => self.conclude(slots, completion, unreadable),
             Err(detail) => undecodable(document.as_bytes(), detail),
         }
     }
@@ -148,15 +149,17 @@ impl Normaliser {
     /// Returns whether a document's status means completed: of a pre-image, say.
     #[must_use]
     pub fn is_completed(&self, document: &RawDocument) -> bool {
-        let mut slots = vec![None; self.paths.slots()];
-        bson::walk(&self.paths, ROOT, document, &mut slots).is_ok() && self.has_completed_status(&slots)
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        bson::walk(&self.paths, ROOT, document, slots).is_ok() && self.has_completed_status(slots)
     }
 
     /// Reads a line of NDJSON: plain or extended JSON. `line` is its number, from 1, for the dead letter's position.
     pub fn from_json(&self, json: &[u8], line: u64, unreadable: &mut Unreadable) -> Normalised {
-        let mut slots = vec![None; self.paths.slots()];
-        let mut normalised = match json::walk(&self.paths, json, &mut slots) {
-            Ok(()) => self.conclude(&slots, Completion::ByStatus, unreadable),
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        let mut normalised = match json::walk(&self.paths, json, slots) {
+            Ok(()) => self.conclude(slots, Completion::ByStatus, unreadable),
             Err(detail) => undecodable(json, detail),
         };
         if let Normalised::Dead(dead) = &mut normalised {

@@ -101,3 +101,27 @@ impl Places {
         }
     }
 }
+
+/// Room for the slots of one document: on the stack for most specs, because this is the path of every ticket.
+pub(super) struct Room<T> {
+    few: [Option<T>; FEW],
+    many: Vec<Option<T>>,
+}
+
+const FEW: usize = 40;
+
+impl<T: Copy> Room<T> {
+    pub(super) fn new() -> Self {
+        Self { few: [None; FEW], many: Vec::new() }
+    }
+
+    /// Returns an empty slot for every place.
+    pub(super) fn slots(&mut self, paths: &Paths) -> &mut [Option<T>] {
+        let slots = paths.slots();
+        if slots <= FEW {
+            return &mut self.few[..slots];
+        }
+        self.many.resize(slots, None);
+        &mut self.many
+    }
+}

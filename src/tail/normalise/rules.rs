@@ -22,7 +22,7 @@ pub(super) enum Completion {
 type Fault = (DeadReason, String);
 
 /// What one pass over a document found, by place.
-pub(super) type Slots<F> = Vec<Option<F>>;
+type Slots<F> = [Option<F>];
 
 impl Normaliser {
     /// Decides what the document is.
@@ -182,7 +182,7 @@ impl Normaliser {
 
 /// Returns the id, or its hash when it is longer than [`MAX_ID_BYTES`], and its length in bytes.
 pub(super) fn id_of<'a, F: Found<'a>>(found: F) -> Result<(TicketId, usize), Why> {
-    let mut json = Vec::new();
+    let mut json = Vec::with_capacity(48);
     found.put_canonical(&mut json)?;
     let bytes = json.len();
     if bytes > MAX_ID_BYTES {
