@@ -1,6 +1,7 @@
 //! The first stage: completed tickets from a source into the log, each exactly once, with everything else that changes a verdict.
 
 pub mod normalise;
+pub mod replay;
 pub mod source;
 
 use std::time::Duration;

@@ -1,0 +1,128 @@
+//! Files of every kind, whole and broken.
+
+use std::io::Write;
+
+use super::*;
+
+const LINE: &str = r#"{"ticket_id":"a","status":"COMPLETED","completed_at":1362898861000,"actual_duration_ms":60000}"#;
+
+fn spec() -> Spec {
+    Spec::from_toml(include_str!("../../../config/execution-tickets.toml")).unwrap()
+}
+
+fn write(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, content).unwrap();
+    (folder, file)
+}
+
+fn read(name: &str, content: &[u8]) -> Result<Vec<Row>, ReplayError> {
+    let (_folder, file) = write(name, content);
+    Replay::open(&file, &spec())?.collect()
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd_long(content: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(28).unwrap();
+    encoder.long_distance_matching(true).unwrap();
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn numbers(rows: &[Row]) -> Vec<u64> {
+    rows.iter().map(|row| row.number).collect()
+}
+
+#[test]
+fn plain_gzip_and_zstd_hold_the_same_rows_whatever_the_file_is_called() {
+    let text = format!("\u{feff}{LINE}\r\n\n  \n{LINE}\nnot json\n{LINE}");
+    let plain = read("tickets.ndjson", text.as_bytes()).unwrap();
+    assert_eq!(numbers(&plain), [1, 4, 5, 6]);
+    assert!(matches!(&plain[2].normalised, Normalised::Dead(dead) if dead.position.as_deref() == Some("line 5")));
+    assert_eq!(plain.iter().filter(|row| matches!(row.normalised, Normalised::Completed(_))).count(), 3);
+    assert_eq!(read("tickets", &gzip(text.as_bytes())).unwrap(), plain);
+    assert_eq!(read("tickets.gz", &zstd_long(text.as_bytes())).unwrap(), plain);
+    let members = [gzip(format!("{LINE}\n").as_bytes()), gzip(LINE.as_bytes())].concat();
+    assert_eq!(numbers(&read("two.gz", &members).unwrap()), [1, 2]);
+    let frames = [zstd_long(format!("{LINE}\n").as_bytes()), zstd_long(LINE.as_bytes())].concat();
+    assert_eq!(numbers(&read("two.zst", &frames).unwrap()), [1, 2]);
+}
+
+#[test]
+fn a_packed_file_that_is_cut_says_after_which_line() {
+    let text: String = (0..50_000).map(|i| format!("{}\n", LINE.replace("\"a\"", &format!("\"{}\"", i * 7919 % 50_000)))).collect();
+    for packed in [gzip(text.as_bytes()), zstd_long(text.as_bytes())] {
+        let (_folder, file) = write("cut", &packed[..packed.len() / 2]);
+        let mut rows = 0;
+        let mut error = None;
+        for row in Replay::open(&file, &spec()).unwrap() {
+            match row {
+                Ok(_) => rows += 1,
+                Err(stopped) => error = Some(stopped),
+            }
+        }
+        match error {
+            Some(ReplayError::CutShort { line, .. }) => assert_eq!(line, rows),
+            other => panic!("not cut short: {other:?}"),
+        }
+        assert!(rows > 0);
+    }
+    let mut broken = zstd_long(text.as_bytes());
+    let middle = broken.len() / 2;
+    broken[middle..middle + 50].fill(0xff);
+    assert!(matches!(read("broken.zst", &broken), Err(ReplayError::Unreadable { .. })));
+}
+
+#[test]
+fn what_is_no_file_of_rows_is_said_plainly() {
+    let message = |result: Result<Vec<Row>, ReplayError>| result.unwrap_err().to_string();
+    assert!(message(read("empty.ndjson", b"")).contains("has no rows"));
+    assert!(message(read("empty.gz", &gzip(b""))).contains("has no rows"));
+    assert!(message(read("array.json", b"[\n{}]")).contains("jq -c"));
+    assert!(message(read("tickets.parquet", LINE.as_bytes())).contains("is not a Parquet file"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(message(Replay::open(folder.path(), &spec()).map(|_| Vec::new())).contains("a directory"));
+    let missing = folder.path().join("nowhere.ndjson");
+    let error = message(Replay::open(&missing, &spec()).map(|_| Vec::new()));
+    assert!(error.starts_with("cannot open ") && error.contains("nowhere.ndjson"), "{error}");
+}
+
+#[test]
+fn rows_that_were_read_before_are_skipped_and_too_few_are_refused() {
+    let (_folder, file) = write("tickets.ndjson", format!("{LINE}\n\n{LINE}\n{LINE}\n").as_bytes());
+    let mut replay = Replay::open(&file, &spec()).unwrap();
+    replay.skip_rows(3).unwrap();
+    assert_eq!(numbers(&replay.collect::<Result<Vec<_>, _>>().unwrap()), [4]);
+    let error = Replay::open(&file, &spec()).unwrap().skip_rows(9).unwrap_err().to_string();
+    assert!(error.contains("fewer than the 9 rows"), "{error}");
+}
+
+#[test]
+fn a_fingerprint_is_of_the_content_and_progress_ends_at_one() {
+    let (_one, one) = write("a", LINE.as_bytes());
+    let (_same, same) = write("b", LINE.as_bytes());
+    let (_other, other) = write("a", b"{}");
+    assert_eq!(fingerprint(&one).unwrap(), fingerprint(&same).unwrap());
+    assert_ne!(fingerprint(&one).unwrap(), fingerprint(&other).unwrap());
+    let replay = Replay::open(&one, &spec()).unwrap();
+    let progress = replay.progress();
+    assert_eq!(replay.count(), 1);
+    assert_eq!(progress.share(), Some(1.0));
+}
+
+#[test]
+fn unreadable_fields_are_counted_until_they_are_taken() {
+    let line = LINE.replace("\"ticket_id\"", "\"risk_band\":[],\"ticket_id\"");
+    let (_folder, file) = write("tickets.ndjson", format!("{line}\n{line}\n").as_bytes());
+    let mut replay = Replay::open(&file, &spec()).unwrap();
+    assert_eq!(replay.by_ref().count(), 2);
+    assert_eq!(replay.take_unreadable().iter().map(|(_, why, count)| (why.name(), count)).collect::<Vec<_>>(), [("wrong_type", 2)]);
+    assert!(replay.take_unreadable().is_empty());
+}
