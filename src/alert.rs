@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cloudevent::{self, CloudEvent};
 
-/// How bad it is. `Ok` comes in statuses only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// How bad it is. `Ok` comes in statuses and looks only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Nothing to do.
+    #[default]
     Ok,
     /// Worth a look.
     Warning,

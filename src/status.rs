@@ -75,6 +75,8 @@ pub struct Status {
     pub trigger: Option<Trigger>,
     /// Causes that a person silenced, and until when, ms since 1970.
     pub silences: BTreeMap<String, i64>,
+    /// What limits this verdict: an uncalibrated baseline, a gap, an incomplete window.
+    pub caveats: Vec<String>,
     /// Gaps within the longest window, as `from` and `to`, ms since 1970.
     pub gaps: Vec<(i64, i64)>,
     /// First instant from which the log is known whole, ms since 1970: no window reaches back further.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::Level;
 use crate::baseline::{Baseline, Noise, RECORDED};
 use crate::config::{Decision, Judge};
 use crate::spec::Spec;
@@ -23,31 +24,6 @@ const FEW_ROWS: u64 = 200;
 const CLEARS: f64 = 0.8;
 /// The contract's rule: critical when more columns than this are over the critical PSI.
 pub const MAX_COLUMNS_OVER: usize = 3;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// Nothing over.
-    #[default]
-    Ok,
-    /// Worth a note.
-    Warning,
-    /// Worth a page.
-    Critical,
-}
-
-impl Level {
-    /// Returns the name in records and on the terminal.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
 
 /// What one window says at one mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,4 +9,6 @@ pub mod psi;
 pub mod significance;
 pub mod special;
 
-pub use look::{CauseLook, ColumnLook, ErrorLook, Level, Look, TargetLook, look};
+pub use look::{CauseLook, ColumnLook, ErrorLook, Look, TargetLook, look};
+
+pub use crate::alert::Level;

@@ -119,9 +119,8 @@ impl Queue {
     pub(crate) fn held_up_by(&self) -> Vec<u32> {
         let heads = self.partitions.values().filter_map(|waiting| waiting.marks.front());
         let Some(newest) = heads.map(Group::mark).max_by_key(|mark| mark.number) else { return vec![] };
-        let missing = |partition: &u32| {
-            self.partitions.get(partition).and_then(|waiting| waiting.marks.front()).is_none_or(|group| !group.whole)
-        };
+        let missing =
+            |partition: &u32| self.partitions.get(partition).and_then(|waiting| waiting.marks.front()).is_none_or(|group| !group.whole);
         (0..newest.partitions).filter(missing).collect()
     }
 }

@@ -236,6 +236,11 @@ impl Windows {
         sum
     }
 
+    /// Returns where the windows end, ms since 1970; `None` before the first mark.
+    pub(crate) fn end_ms(&self) -> Option<i64> {
+        (self.end_ms != i64::MIN).then_some(self.end_ms)
+    }
+
     /// Returns the length of a slice, ms.
     pub(crate) fn slice_ms(&self) -> i64 {
         self.slice_ms
