@@ -55,6 +55,8 @@ pub(crate) struct Core {
     status: Option<Level>,
     /// The mark of the status that this judge goes on from: up to it, summaries only fill the windows.
     resumed: Option<u64>,
+    /// That mark's end of slice, ms since 1970.
+    resumed_at_ms: i64,
 }
 
 impl Core {
@@ -75,9 +77,11 @@ impl Core {
             version: None,
             status: None,
             resumed: None,
+            resumed_at_ms: i64::MIN / 2,
         };
         let Some(status) = status else { return core };
         core.resumed = Some(status.mark);
+        core.resumed_at_ms = status.at_ms;
         if status.fingerprint != core.fingerprint {
             // Another spec's episodes are about columns that are no longer there; its marks still count.
             return core;
@@ -97,11 +101,6 @@ impl Core {
         };
         core.tracks = status.causes.into_iter().map(|(name, cause)| (name, track(cause))).collect();
         core
-    }
-
-    /// Returns the mark of the status that this judge went on from.
-    pub(crate) fn resumed(&self) -> Option<u64> {
-        self.resumed
     }
 
     /// Returns how far before a mark's end the slices begin that later verdicts need, ms.
@@ -148,8 +147,9 @@ impl Core {
     fn reach_back(&mut self, mark: Mark) {
         let begins_ms = if mark.number == 0 { mark.end_ms } else { mark.end_ms - self.windows.slice_ms() };
         let known_ms = self.since_ms.unwrap_or(begins_ms);
-        let resumes_later = self.resumed.is_some_and(|resumed| mark.number > resumed);
-        self.since_ms = Some(if resumes_later { known_ms.max(begins_ms) } else { known_ms });
+        let needed_ms = self.resumed_at_ms - self.windows.longest_ms();
+        let is_short = self.resumed.is_some() && begins_ms > needed_ms;
+        self.since_ms = Some(if is_short { known_ms.max(begins_ms) } else { known_ms });
     }
 
     fn judge(&mut self, step: &Step, baseline: Option<&Baseline>) -> Verdict {

@@ -70,10 +70,14 @@ impl Queue {
         self.held
     }
 
+    /// Returns the number of marks held of one partition.
+    pub(crate) fn held_of(&self, partition: u32) -> usize {
+        self.partitions.get(&partition).map_or(0, |waiting| waiting.marks.len())
+    }
+
     /// Returns the mark that [`Queue::next`] would give.
     pub(crate) fn peek(&self) -> Option<Mark> {
-        let mark = self.lowest()?;
-        Some(mark)
+        self.lowest()
     }
 
     /// Returns the next mark with the summaries of all partitions, as soon as all are here.

@@ -1,0 +1,48 @@
+//! The baseline that a mark names, read from the topic when it is first needed.
+
+use std::ops::ControlFlow;
+
+use crate::baseline::Baseline;
+use crate::stage::Context;
+
+use super::shell::JudgeError;
+
+/// The one baseline in use.
+#[derive(Debug, Default)]
+pub(crate) struct Versions {
+    held: Option<Baseline>,
+}
+
+impl Versions {
+    /// Makes sure that `version` is held; false when the topic does not have it yet.
+    pub(crate) fn has(&mut self, context: &Context, version: Option<u64>) -> Result<bool, JudgeError> {
+        let Some(version) = version else { return Ok(true) };
+        if self.held.as_ref().is_some_and(|held| held.version == version) {
+            return Ok(true);
+        }
+        let key = format!("{}@{version}", context.spec.name);
+        let topic = &context.topics.baselines;
+        let mut reader = context.log.reader()?;
+        let bounds = reader.bounds(topic, 0)?;
+        let mut found = None;
+        reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
+            if record.key.as_deref() == Some(key.as_bytes()) {
+                found = record.value;
+            }
+            ControlFlow::Continue(())
+        })?;
+        let Some(value) = found else { return Ok(false) };
+        let wrong = |reason: String| JudgeError::Baseline { key: key.clone(), topic: topic.to_string(), reason };
+        let baseline: Baseline = serde_json::from_slice(&value).map_err(|error| wrong(error.to_string()))?;
+        if baseline.fingerprint != context.spec.fingerprint() {
+            return Err(wrong(format!("it was made with another spec (fingerprint {})", baseline.fingerprint)));
+        }
+        self.held = Some(baseline);
+        Ok(true)
+    }
+
+    /// Returns `version`, when it is held.
+    pub(crate) fn get(&self, version: Option<u64>) -> Option<&Baseline> {
+        self.held.as_ref().filter(|held| Some(held.version) == version)
+    }
+}
