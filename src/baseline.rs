@@ -1,6 +1,7 @@
 //! The baseline: what a window is held against. Immutable, versioned, one Kafka record (at most 1 MB).
 
 pub mod builder;
+pub mod document;
 mod noise;
 pub mod quantile;
 

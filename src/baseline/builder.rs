@@ -436,3 +436,6 @@ impl Sums {
         by_code.iter().map(of).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

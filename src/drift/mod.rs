@@ -4,6 +4,8 @@
 
 pub mod ks;
 pub mod look;
+#[cfg(test)]
+mod properties;
 pub mod mae_ratio;
 pub mod psi;
 pub mod significance;
