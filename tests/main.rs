@@ -4,4 +4,5 @@ mod support;
 
 mod golden;
 mod log_contract;
+mod schemas;
 mod servers;

@@ -4,6 +4,7 @@ pub(crate) mod flights;
 mod kafka;
 mod mongo;
 mod process;
+pub(crate) mod schemas;
 
 pub(crate) use kafka::{Kafka, kafka};
 pub(crate) use mongo::{Mongo, mongo};
