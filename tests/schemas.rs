@@ -147,6 +147,15 @@ fn every_topic_has_a_schema_and_every_schema_a_topic() {
     assert_eq!(schemas, topics);
 }
 
+#[test]
+fn the_asyncapi_document_names_every_schema_and_topic() {
+    let document = std::fs::read_to_string(crate::support::schemas::directory().join("asyncapi.yaml")).unwrap();
+    for topic in all().keys() {
+        assert!(document.contains(&format!("$ref: ./{topic}.v1.json\n")), "{topic}'s schema is not named");
+        assert!(document.contains(&format!("address: tidemark.{topic}\n")), "{topic} is no channel");
+    }
+}
+
 /// Calls `each` with every object schema inside `schema`.
 fn objects<'v>(schema: &'v Value, each: &mut impl FnMut(&'v Value)) {
     match schema {
