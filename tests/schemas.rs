@@ -86,6 +86,7 @@ fn status(state: JudgeState, level: Option<Level>) -> Status {
         columns_over: vec!["hour_of_day".to_owned()],
         trigger: Some(trigger(TriggerChange::Raised, TriggerType::Drift, None)),
         silences: [("error".to_owned(), 9)].into(),
+        caveats: vec!["uncalibrated".to_owned()],
         gaps: vec![(1, 2)],
         since_ms: 0,
     }
