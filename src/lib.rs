@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod config;
 pub mod metrics;
+pub mod model_event;
 pub mod spec;
 pub mod ticket;
 pub mod topics;

@@ -66,6 +66,7 @@ fn describe() {
     describe_counter!("tidemark_tail_gaps_total", Unit::Count, "Times MongoDB had forgotten what came next.");
     describe_counter!("tidemark_tail_transactions_total", Unit::Count, "Transactions by outcome.");
     describe_histogram!("tidemark_tail_transaction_seconds", Unit::Seconds, "From begin to committed.");
+    describe_counter!("tidemark_tail_refused_decisions_total", Unit::Count, "Baselines and decisions that were not for this spec.");
     describe_gauge!("tidemark_tail_lag_seconds", Unit::Seconds, "How far the committed position is behind MongoDB's clock.");
     describe_gauge!("tidemark_tail_leader_state", "1 while this process leads the tail, 0 while it stands by.");
 
@@ -144,6 +145,11 @@ pub fn gap_sent() {
 pub fn tail_transacted(outcome: Outcome, took: Duration) {
     counter!("tidemark_tail_transactions_total", "outcome" => outcome.name()).increment(1);
     histogram!("tidemark_tail_transaction_seconds").record(took);
+}
+
+/// A baseline or a decision was refused a place in the stream; the log says why.
+pub fn decision_refused() {
+    counter!("tidemark_tail_refused_decisions_total").increment(1);
 }
 
 /// How far tail's committed position is behind MongoDB's clock.

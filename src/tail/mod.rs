@@ -1,14 +1,26 @@
 //! The first stage: completed tickets from a source into the log, each exactly once, with everything else that changes a verdict.
 
+mod adopted;
+pub mod core;
+mod follow;
+mod leader;
 pub mod normalise;
+pub mod partition;
+pub mod position;
+mod restore;
 pub mod replay;
 pub mod source;
-
-use std::time::Duration;
+mod streamed;
+#[cfg(test)]
+mod tests;
+pub mod time;
 
 use crate::log::LogError;
-use crate::stage::Context;
+use crate::stage::{Context, State};
 pub use source::{Event, Place, Source, SourceError};
+
+/// The part of [`crate::stage::Health`] that this stage speaks for.
+pub const PART: &str = "tail";
 
 /// Why the stage ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +40,10 @@ pub enum TailError {
 ///
 /// # Errors
 /// [`TailError`] when a person has to decide; what may pass is retried with back-off.
-pub fn run(context: &Context, mut source: Box<dyn Source>) -> Result<(), TailError> {
-    let mut events = Vec::new();
-    source.open(None)?;
-    while !context.stop.is_asked() {
-        source.read(1_000, Duration::from_millis(200), &mut events)?;
-        if events.drain(..).any(|event| matches!(event, Event::End)) {
-            break;
-        }
+pub fn run(context: &Context, source: Box<dyn Source>) -> Result<(), TailError> {
+    let result = leader::run(context, source);
+    if let Err(error) = &result {
+        context.health.set(PART, State::Failed(error.to_string()));
     }
-    Ok(())
+    result
 }

@@ -16,11 +16,24 @@ pub enum Place {
     Rows(u64),
     /// In the change stream, after one of its events or, when idle, after what it has looked at.
     Stream {
-        /// The resume token, a BSON document.
+        /// The resume token, a BSON document; empty when it was too large for a position.
         token: Bytes,
         /// Cluster time of the event, or of the token.
         time: ClusterTime,
+        /// Events of exactly that time up to here: several tickets of one transaction share it.
+        index: u32,
     },
+}
+
+impl Place {
+    /// Returns the cluster time, of a change stream.
+    #[must_use]
+    pub fn time(&self) -> Option<ClusterTime> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Stream { time, .. } => Some(*time),
+        }
+    }
 }
 
 /// What a source brings, in order.
@@ -34,10 +47,10 @@ pub enum Event {
         after: Place,
     },
     /// A row of the collection's history. It counts only when the stream has not brought its key since the history began.
-    Row(Normalised),
-    /// All rows of a chunk of the history have been brought.
-    Chunk {
-        /// The last `_id` of the chunk, as the BSON document `{_id: …}`.
+    Row {
+        /// What the document turned out to be.
+        normalised: Normalised,
+        /// Its `_id`, as the BSON document `{_id: …}`: the history has been read up to here.
         last: Bytes,
     },
     /// The history has been read to its end; from here on there is only the stream.
@@ -82,7 +95,7 @@ pub enum SourceError {
 pub struct HistoryPlace {
     /// The server's operation time before anything was read.
     pub since: ClusterTime,
-    /// [`Event::Chunk::last`] of the last chunk that is in the log.
+    /// `last` of the last [`Event::Row`] that is in the log.
     pub last: Option<Bytes>,
 }
 

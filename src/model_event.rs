@@ -1,0 +1,110 @@
+//! What becomes of models and what people decide by command: the records of `model-events`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ticket::Control;
+
+/// A record of `model-events` that changes a verdict. Tail turns it into a control record; other kinds are not for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ModelEvent {
+    /// A person silenced a cause.
+    Silence {
+        /// Identity of the event; the same decision sent twice has one id.
+        id: String,
+        /// Name of the spec.
+        spec: String,
+        /// The cause.
+        cause: String,
+        /// Until when, ms since 1970, in event time.
+        until_ms: i64,
+    },
+    /// A person accepts how a cause is now.
+    Accept {
+        /// Identity of the event.
+        id: String,
+        /// Name of the spec.
+        spec: String,
+        /// The cause.
+        cause: String,
+    },
+    /// What became of a training.
+    Outcome {
+        /// Identity of the event.
+        id: String,
+        /// Name of the spec.
+        spec: String,
+        /// Id of the trigger it answers.
+        trigger: String,
+        /// `promoted`, `refused`, `failed`, `not_yet`, `held_back` or `accepted`.
+        outcome: String,
+        /// In words.
+        reason: String,
+    },
+}
+
+/// A value that is no event.
+#[derive(Debug, thiserror::Error)]
+#[error("not a model event: {0}")]
+pub struct ModelEventError(String);
+
+impl ModelEvent {
+    /// Returns the record's value.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers have a JSON form")
+    }
+
+    /// Reads a record's value; `None` is an event of a kind that changes no verdict.
+    ///
+    /// # Errors
+    /// [`ModelEventError`] when it is no event at all, or one of these kinds with a member missing or wrong.
+    pub fn decode(value: &[u8]) -> Result<Option<Self>, ModelEventError> {
+        #[derive(Deserialize)]
+        struct Kind {
+            kind: String,
+        }
+        let wrong = |error: serde_json::Error| ModelEventError(error.to_string());
+        let Kind { kind } = serde_json::from_slice(value).map_err(wrong)?;
+        if !matches!(kind.as_str(), "silence" | "accept" | "outcome") {
+            return Ok(None);
+        }
+        serde_json::from_slice(value).map(Some).map_err(wrong)
+    }
+
+    /// Returns the name of the spec it is about.
+    #[must_use]
+    pub fn spec(&self) -> &str {
+        match self {
+            Self::Silence { spec, .. } | Self::Accept { spec, .. } | Self::Outcome { spec, .. } => spec,
+        }
+    }
+
+    /// Returns the control record that stands for it in `tickets`.
+    #[must_use]
+    pub fn into_control(self) -> Control {
+        match self {
+            Self::Silence { id, cause, until_ms, .. } => Control::Silence { id, cause, until_ms },
+            Self::Accept { id, cause, .. } => Control::Accept { id, cause },
+            Self::Outcome { id, trigger, outcome, reason, .. } => Control::Outcome { id, trigger, outcome, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_survives_the_wire_and_an_unknown_kind_is_not_an_error() {
+        let silence = ModelEvent::Silence { id: "s1".into(), spec: "x".into(), cause: "error".into(), until_ms: 7 };
+        assert_eq!(ModelEvent::decode(&silence.encode()).unwrap(), Some(silence));
+        assert_eq!(ModelEvent::decode(br#"{"kind":"applied","id":"a"}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn a_silence_without_its_cause_is_refused() {
+        assert!(ModelEvent::decode(br#"{"kind":"silence","id":"s","spec":"x","until_ms":1}"#).is_err());
+        assert!(ModelEvent::decode(b"no json").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! What a torn transaction left visible beyond the position: known, so that reading the stream again does not repeat it.
+//!
+//! In each partition that is the beginning of what the transaction held for it. So control records, which every partition
+//! gets in one order, are adopted as one sequence of which each partition has a prefix.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::Deserialize;
+
+use super::source::ClusterTime;
+use crate::log::Delivered;
+use crate::ticket::{Control, KIND, TICKET};
+
+/// After so many events, more than one transaction ever held, what is left will not come any more.
+const PATIENCE: u64 = 50_000;
+
+/// What tells one event of the source from every other, however often it is read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Identity {
+    /// A completion in the change stream.
+    Commit(Vec<u8>, ClusterTime),
+    /// A row of the history.
+    Row(Vec<u8>),
+    /// A row of a file.
+    Completion(Vec<u8>, i64),
+    /// Something without an id, by its position.
+    Place(String),
+}
+
+/// Records beyond the position.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    events: HashMap<Identity, u32>,
+    latest: Option<ClusterTime>,
+    patience: u64,
+    controls: VecDeque<AdoptedControl>,
+    done: Vec<Control>,
+}
+
+/// A control record, and which partitions have it.
+#[derive(Debug)]
+pub(crate) struct AdoptedControl {
+    pub(crate) control: Control,
+    pub(crate) present: Vec<bool>,
+}
+
+#[derive(Deserialize)]
+struct TicketLines {
+    completed_at: i64,
+    #[serde(default)]
+    commit: Option<ClusterTime>,
+    transition: crate::ticket::Transition,
+}
+
+#[derive(Deserialize)]
+struct DeadLines {
+    #[serde(default)]
+    position: Option<String>,
+}
+
+/// Position of a dead letter of the history begins with this.
+pub(crate) const ROW_PLACE: &str = "_id ";
+/// Position of a dead letter of the change stream begins with this; the token's hex follows.
+pub(crate) const TOKEN_PLACE: &str = "token ";
+
+/// Returns the cluster time in a resume token's `_data`: a KeyString that begins with a timestamp (type 0x82, big endian).
+pub(crate) fn time_of_token(data: &str) -> Option<ClusterTime> {
+    let digits = data.get(..18)?.strip_prefix("82")?;
+    let number = |range: std::ops::Range<usize>| u32::from_str_radix(digits.get(range)?, 16).ok();
+    Some((number(0..8)?, number(8..16)?))
+}
+
+/// Returns the identity of a dead letter.
+pub(crate) fn of_dead_letter(key: Option<&[u8]>, position: Option<&str>) -> Identity {
+    let position = position.unwrap_or_default();
+    match key {
+        Some(key) if position.starts_with(ROW_PLACE) => Identity::Row(key.to_vec()),
+        Some(key) => match position.strip_prefix(TOKEN_PLACE).and_then(time_of_token) {
+            Some(time) => Identity::Commit(key.to_vec(), time),
+            None => Identity::Place(position.to_owned()),
+        },
+        None => Identity::Place(position.to_owned()),
+    }
+}
+
+/// Returns the identity of a ticket.
+pub(crate) fn of_ticket(key: &[u8], commit: Option<ClusterTime>, transition: crate::ticket::Transition, completed_at_ms: i64) -> Identity {
+    match commit {
+        Some(time) => Identity::Commit(key.to_vec(), time),
+        None if transition == crate::ticket::Transition::History => Identity::Row(key.to_vec()),
+        None => Identity::Completion(key.to_vec(), completed_at_ms),
+    }
+}
+
+impl Default for Adopted {
+    fn default() -> Self {
+        Self { events: HashMap::new(), latest: None, patience: PATIENCE, controls: VecDeque::new(), done: Vec::new() }
+    }
+}
+
+impl Adopted {
+    /// Whether there is nothing to be careful about.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.controls.is_empty()
+    }
+
+    /// Returns how many events and control records are known.
+    pub(crate) fn len(&self) -> usize {
+        self.events.values().map(|&times| times as usize).sum::<usize>() + self.controls.len()
+    }
+
+    /// Adopts a record of `tickets`; records of one partition in order. `nth` counts its control records there, from 0.
+    ///
+    /// # Errors
+    /// Why it cannot be one of ours.
+    pub(crate) fn adopt_ticket_or_control(&mut self, record: &Delivered, partitions: u32, nth: &mut usize) -> Result<(), String> {
+        let value = record.value.as_deref().unwrap_or_default();
+        let wrong = |error: serde_json::Error| error.to_string();
+        if record.header(KIND) == Some(TICKET.as_bytes()) {
+            let lines: TicketLines = serde_json::from_slice(value).map_err(wrong)?;
+            let key = record.key.as_deref().unwrap_or_default();
+            self.adopt_event(of_ticket(key, lines.commit, lines.transition, lines.completed_at));
+            return Ok(());
+        }
+        let control: Control = serde_json::from_slice(value).map_err(wrong)?;
+        let partition = record.partition as usize;
+        let place = (*nth..self.controls.len()).find(|&i| self.controls[i].control == control);
+        let place = place.unwrap_or_else(|| {
+            self.controls.push_back(AdoptedControl { control, present: vec![false; partitions as usize] });
+            self.controls.len() - 1
+        });
+        self.controls[place].present[partition] = true;
+        *nth = place + 1;
+        Ok(())
+    }
+
+    /// Adopts a record of `dead-letters`.
+    ///
+    /// # Errors
+    /// Why it cannot be one of ours.
+    pub(crate) fn adopt_dead_letter(&mut self, record: &Delivered) -> Result<(), String> {
+        let value = record.value.as_deref().unwrap_or_default();
+        let lines: DeadLines = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        self.adopt_event(of_dead_letter(record.key.as_deref(), lines.position.as_deref()));
+        Ok(())
+    }
+
+    fn adopt_event(&mut self, identity: Identity) {
+        if let Identity::Commit(_, time) = &identity {
+            self.latest = self.latest.max(Some(*time));
+        }
+        *self.events.entry(identity).or_default() += 1;
+    }
+
+    /// Whether this event is already in the log; if so, once less.
+    pub(crate) fn skip(&mut self, identity: &Identity) -> bool {
+        let Some(times) = self.events.get_mut(identity) else {
+            return false;
+        };
+        *times -= 1;
+        if *times == 0 {
+            self.events.remove(identity);
+        }
+        true
+    }
+
+    /// One more event has been read, the source is at `time`: gives up what did not come again, and returns how many.
+    pub(crate) fn pass(&mut self, time: Option<ClusterTime>) -> usize {
+        self.patience = self.patience.saturating_sub(1);
+        let over = self.latest.is_some() && time > self.latest;
+        if !over && self.patience > 0 {
+            return 0;
+        }
+        std::mem::take(&mut self.events).len()
+    }
+
+    /// Returns the control records to be completed when `control` is next: those adopted before it, and itself.
+    /// `None`: it must wait until what was adopted has come again.
+    pub(crate) fn complete(&mut self, control: &Control) -> Option<Vec<AdoptedControl>> {
+        if self.done.iter().any(|done| same(done, control)) {
+            return Some(Vec::new());
+        }
+        let Some(place) = self.controls.iter().position(|adopted| same(&adopted.control, control)) else {
+            return self.controls.is_empty().then(Vec::new);
+        };
+        let completed: Vec<_> = self.controls.drain(..=place).collect();
+        self.done.extend(completed.iter().map(|adopted| adopted.control.clone()));
+        Some(completed)
+    }
+
+    /// Whether `control` is in the log, in every partition.
+    pub(crate) fn is_done(&self, control: &Control) -> bool {
+        self.done.iter().any(|done| same(done, control))
+    }
+
+    /// Returns all control records that are left, events or not.
+    pub(crate) fn surrender(&mut self) -> Vec<AdoptedControl> {
+        self.done.extend(self.controls.iter().map(|adopted| adopted.control.clone()));
+        self.controls.drain(..).collect()
+    }
+
+    /// Returns the control records that are left and wait for nothing, once no event is left.
+    pub(crate) fn rest(&mut self) -> Vec<AdoptedControl> {
+        if !self.events.is_empty() {
+            return Vec::new();
+        }
+        if self.patience == 0 {
+            return self.surrender();
+        }
+        let mut rest = Vec::new();
+        // A mark comes when time comes; what stands behind it waits for it.
+        while let Some(next) = self.controls.pop_front_if(|next| !matches!(next.control, Control::Mark(_))) {
+            self.done.push(next.control.clone());
+            rest.push(next);
+        }
+        rest
+    }
+}
+
+/// Whether two control records are one: marks by number, the others by id.
+fn same(a: &Control, b: &Control) -> bool {
+    fn id(control: &Control) -> (&'static str, Option<u64>, Option<&str>) {
+        let kind = control.kind();
+        match control {
+            Control::Mark(mark) => (kind, Some(mark.number), None),
+            Control::Gap { id, .. }
+            | Control::Baseline { id, .. }
+            | Control::Outcome { id, .. }
+            | Control::Silence { id, .. }
+            | Control::Accept { id, .. }
+            | Control::ChainStart { id, .. } => (kind, None, Some(id)),
+        }
+    }
+    id(a) == id(b)
+}

@@ -1,0 +1,162 @@
+//! What is decided elsewhere and takes its place in the stream: new baselines, and `model-events`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::log::{Delivered, Follower, Log, LogError};
+use crate::model_event::ModelEvent;
+use crate::spec::Spec;
+use crate::ticket::Control;
+use crate::topics::Topics;
+
+/// A record of a followed topic: which, the offset after it, and what it says.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub(crate) topic: FollowedTopic,
+    pub(crate) next_offset: i64,
+    pub(crate) verdict: Verdict,
+}
+
+/// Which topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FollowedTopic {
+    Baselines,
+    ModelEvents,
+}
+
+/// What a record means for the stream.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// It takes its place.
+    Takes(Control),
+    /// It is not about this.
+    Passes,
+    /// It must not count, and this is why.
+    Refused(String),
+}
+
+/// Both topics.
+pub(crate) struct Decisions {
+    baselines: Box<dyn Follower>,
+    model_events: Box<dyn Follower>,
+    spec: String,
+    fingerprint: String,
+    waiting: VecDeque<Followed>,
+}
+
+impl Decisions {
+    /// Follows from these offsets.
+    pub(crate) fn follow(
+        log: &dyn Log,
+        topics: &Topics,
+        spec: &Spec,
+        baselines_offset: i64,
+        model_events_offset: i64,
+    ) -> Result<Self, LogError> {
+        Ok(Self {
+            baselines: from_what_is_left(log, &topics.baselines, baselines_offset)?,
+            model_events: from_what_is_left(log, &topics.model_events, model_events_offset)?,
+            spec: spec.name.clone(),
+            fingerprint: spec.fingerprint(),
+            waiting: VecDeque::new(),
+        })
+    }
+
+    /// Returns the next record, waiting for one at most `timeout`. It stays until [`Decisions::done`].
+    pub(crate) fn next(&mut self, timeout: Duration) -> Result<Option<&Followed>, LogError> {
+        if self.waiting.is_empty() {
+            for record in self.baselines.poll(timeout)? {
+                let verdict = baseline(&record, &self.spec, &self.fingerprint);
+                self.waiting.push_back(Followed { topic: FollowedTopic::Baselines, next_offset: record.offset + 1, verdict });
+            }
+            for record in self.model_events.poll(Duration::ZERO)? {
+                let verdict = model_event(&record, &self.spec);
+                self.waiting.push_back(Followed { topic: FollowedTopic::ModelEvents, next_offset: record.offset + 1, verdict });
+            }
+        }
+        Ok(self.waiting.front())
+    }
+
+    /// The record that [`Decisions::next`] returned has its place.
+    pub(crate) fn done(&mut self) {
+        self.waiting.pop_front();
+    }
+}
+
+/// A compacted topic may begin later than it did.
+fn from_what_is_left(log: &dyn Log, topic: &str, offset: i64) -> Result<Box<dyn Follower>, LogError> {
+    match log.follow(topic, &[offset]) {
+        Err(LogError::Truncated { low, wanted, .. }) if wanted < low => log.follow(topic, &[low]),
+        result => result,
+    }
+}
+
+/// The lines of a baseline that decide whether it is ours.
+#[derive(Deserialize)]
+struct BaselineLines {
+    spec: String,
+    fingerprint: String,
+    version: u64,
+}
+
+fn baseline(record: &Delivered, spec: &str, fingerprint: &str) -> Verdict {
+    let Some(value) = record.value.as_deref() else {
+        return Verdict::Passes;
+    };
+    let lines: BaselineLines = match serde_json::from_slice(value) {
+        Ok(lines) => lines,
+        Err(error) => return Verdict::Refused(format!("not a baseline: {error}")),
+    };
+    if lines.spec != spec {
+        return Verdict::Refused(format!("baseline {} is of spec {}, not of {spec}", lines.version, lines.spec));
+    }
+    if lines.fingerprint != fingerprint {
+        return Verdict::Refused(format!(
+            "baseline {} was made under fingerprint {} of the spec, which is {fingerprint} now: create a new one",
+            lines.version, lines.fingerprint
+        ));
+    }
+    Verdict::Takes(Control::Baseline { id: format!("{spec}@{}", lines.version), version: lines.version })
+}
+
+fn model_event(record: &Delivered, spec: &str) -> Verdict {
+    let Some(value) = record.value.as_deref() else {
+        return Verdict::Passes;
+    };
+    match ModelEvent::decode(value) {
+        Err(error) => Verdict::Refused(error.to_string()),
+        Ok(None) => Verdict::Passes,
+        Ok(Some(event)) if event.spec() != spec => Verdict::Refused(format!("a decision about spec {}, not about {spec}", event.spec())),
+        Ok(Some(event)) => Verdict::Takes(event.into_control()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn record(value: &str) -> Delivered {
+        let value = Some(Bytes::from(value.to_owned()));
+        Delivered { partition: 0, offset: 0, timestamp_ms: 0, key: None, value, headers: Vec::new() }
+    }
+
+    #[test]
+    fn a_baseline_of_our_spec_takes_its_place_and_any_other_is_refused_with_a_reason() {
+        let ours = record(r#"{"spec":"a","fingerprint":"f","version":3,"columns":[]}"#);
+        assert_eq!(baseline(&ours, "a", "f"), Verdict::Takes(Control::Baseline { id: "a@3".into(), version: 3 }));
+        for other in [r#"{"spec":"b","fingerprint":"f","version":3}"#, r#"{"spec":"a","fingerprint":"g","version":3}"#, "no json"] {
+            assert!(matches!(baseline(&record(other), "a", "f"), Verdict::Refused(_)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_decision_becomes_a_control_record_and_an_unknown_kind_passes() {
+        let accept = record(r#"{"kind":"accept","id":"1","spec":"a","cause":"error"}"#);
+        assert_eq!(model_event(&accept, "a"), Verdict::Takes(Control::Accept { id: "1".into(), cause: "error".into() }));
+        assert_eq!(model_event(&record(r#"{"kind":"applied"}"#), "a"), Verdict::Passes);
+        assert!(matches!(model_event(&accept, "b"), Verdict::Refused(_)));
+    }
+}

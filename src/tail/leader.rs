@@ -1,0 +1,511 @@
+//! Who leads, and what the leader does: one process at a time owns the partition of `positions`; the others stand by hot.
+
+use std::time::{Duration, Instant};
+
+use super::core::{Core, Counts, Step};
+use super::follow::{Decisions, FollowedTopic, Verdict};
+use super::normalise::{DeadLetter, DeadReason, Normalised};
+use super::position::Position;
+use super::source::{Event, Opened, Source, SourceError};
+use super::streamed::Streamed;
+use super::time::SourceClock;
+use super::{PART, TailError, restore};
+use crate::clock::now_ms;
+use crate::config::{ClockMode, Tail};
+use crate::log::{LogError, Member, Polled, Producer, TransactError, Transaction};
+use crate::metrics;
+use crate::stage::{Context, State};
+
+/// How long a call may wait for news before this process looks at its group again.
+const GLANCE: Duration = Duration::from_millis(200);
+/// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// See [`FIRST_WAIT`].
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A position that moved without a record is committed this often, so that an idle collection does not outlive its oplog.
+const IDLE_COMMIT: Duration = Duration::from_secs(10);
+/// How often the health's words are renewed.
+const SPEAK: Duration = Duration::from_millis(500);
+
+/// How a time of leading ended.
+enum End {
+    /// The source has no more.
+    Exhausted,
+    /// The stop was asked for.
+    Stopped,
+    /// The partition is somebody else's.
+    Lost,
+}
+
+/// Why one attempt ended early.
+enum Setback {
+    /// It may pass: begin again, reading back first.
+    Again(String),
+    /// One record was too large for the log.
+    TooLarge { topic: String, bytes: usize },
+    /// It will not pass.
+    Fatal(TailError),
+}
+
+impl From<LogError> for Setback {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Unavailable { .. } | LogError::HeldUp { .. } => Self::Again(error.to_string()),
+            LogError::WrongTopic { .. } | LogError::Truncated { .. } => Self::Fatal(error.into()),
+        }
+    }
+}
+
+impl From<SourceError> for Setback {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Unavailable { .. } => Self::Again(error.to_string()),
+            SourceError::Refused { .. } => Self::Fatal(error.into()),
+        }
+    }
+}
+
+impl From<TailError> for Setback {
+    fn from(error: TailError) -> Self {
+        match error {
+            TailError::Log(error) => error.into(),
+            TailError::Source(error) => error.into(),
+            TailError::Refused(_) => Self::Fatal(error),
+        }
+    }
+}
+
+impl From<TransactError> for Setback {
+    fn from(error: TransactError) -> Self {
+        match error {
+            TransactError::TooLarge { topic, bytes } => Self::TooLarge { topic, bytes },
+            TransactError::Fenced { .. } | TransactError::Aborted { .. } | TransactError::Unknown { .. } => Self::Again(error.to_string()),
+        }
+    }
+}
+
+/// Stands by and leads, in turns, until the end.
+pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), TailError> {
+    let prefix = &context.config.kafka.topic_prefix;
+    let group = format!("{prefix}.tail");
+    let most = context.config.tail.transaction_rows.max(1);
+    let mut wait = FIRST_WAIT;
+    let member = loop {
+        match context.log.member(&group, &context.topics.positions) {
+            Ok(member) => break member,
+            Err(error) => {
+                context.health.set(PART, State::Waiting(error.to_string()));
+                if context.stop.wait(wait) {
+                    return Ok(());
+                }
+                wait = (wait * 2).min(LONGEST_WAIT);
+            }
+        }
+    };
+    let mut stage = Stage {
+        context,
+        source,
+        member,
+        transactional_id: format!("{prefix}.tail"),
+        ours: false,
+        most,
+        limit: most,
+        bury: None,
+        events: Vec::new(),
+        next: 0,
+        spoke: None,
+    };
+    while !context.stop.is_asked() {
+        metrics::tail_stands_by();
+        if !stage.ours {
+            stage.say(|| State::Ready("standing by: another process leads".to_owned()));
+            stage.glance(GLANCE)?;
+            continue;
+        }
+        match stage.lead()? {
+            End::Exhausted | End::Stopped => break,
+            End::Lost => tracing::info!("tail: another process leads now"),
+        }
+    }
+    Ok(())
+}
+
+struct Stage<'c> {
+    context: &'c Context,
+    source: Box<dyn Source>,
+    member: Box<dyn Member>,
+    transactional_id: String,
+    /// Whether the group says that the partition is ours.
+    ours: bool,
+    most: usize,
+    /// Events in one transaction: halved when one is too large, doubled after each that is not.
+    limit: usize,
+    /// The next ticket is a dead letter: its record is too large even alone.
+    bury: Option<String>,
+    events: Vec<Event>,
+    next: usize,
+    spoke: Option<Instant>,
+}
+
+impl Stage<'_> {
+    /// Hears what the group says. Never with a transaction open.
+    fn glance(&mut self, timeout: Duration) -> Result<(), TailError> {
+        match self.member.poll(timeout) {
+            Ok(Polled::Assigned(partitions)) => self.ours = self.ours || partitions.contains(&0),
+            Ok(Polled::Revoked(partitions)) => self.ours = self.ours && !partitions.contains(&0),
+            Ok(Polled::Records(_) | Polled::Idle) => {}
+            Err(error @ LogError::Unavailable { .. }) => {
+                tracing::warn!("tail: {error}");
+                // Whether this process still leads is not known here; a producer that was fenced will tell.
+                let _asked = self.context.stop.wait(timeout);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Waits, still hearing the group. `false` when there is no reason to go on.
+    fn pause(&mut self, wait: Duration) -> Result<bool, TailError> {
+        let until = Instant::now() + wait;
+        while self.ours && !self.context.stop.is_asked() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(true);
+            }
+            self.glance(left.min(GLANCE))?;
+        }
+        Ok(false)
+    }
+
+    fn say(&mut self, words: impl FnOnce() -> State) {
+        if self.spoke.is_none_or(|last| last.elapsed() >= SPEAK) {
+            self.spoke = Some(Instant::now());
+            self.context.health.set(PART, words());
+        }
+    }
+
+    fn lead(&mut self) -> Result<End, TailError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let begun = Instant::now();
+            let setback = match self.attempt() {
+                Ok(end) => return Ok(end),
+                Err(setback) => setback,
+            };
+            match setback {
+                Setback::Fatal(error) => return Err(error),
+                Setback::TooLarge { topic, bytes } => self.shrink(&topic, bytes)?,
+                Setback::Again(reason) => {
+                    if begun.elapsed() > LONGEST_WAIT * 2 {
+                        wait = FIRST_WAIT;
+                    }
+                    tracing::warn!("tail begins again in {} ms: {reason}", wait.as_millis());
+                    self.context.health.set(PART, State::Waiting(reason));
+                    self.pause(wait)?;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+            if self.context.stop.is_asked() {
+                return Ok(End::Stopped);
+            }
+            if !self.ours {
+                return Ok(End::Lost);
+            }
+        }
+    }
+
+    /// Halves the transaction; of a single ticket, decides that it is a dead letter.
+    fn shrink(&mut self, topic: &str, bytes: usize) -> Result<(), TailError> {
+        if self.limit > 1 {
+            self.limit /= 2;
+            return Ok(());
+        }
+        if self.bury.is_some() {
+            return Err(TailError::Refused(format!(
+                "topic {topic} does not take a record of {bytes} bytes, not even a dead letter: raise its max.message.bytes"
+            )));
+        }
+        self.bury = Some(format!("its record of {bytes} bytes is more than topic {topic} takes"));
+        Ok(())
+    }
+
+    /// Fences the last leader, reads back, and goes on from there until something happens.
+    fn attempt(&mut self) -> Result<End, Setback> {
+        self.context.health.set(PART, State::Waiting("reading its position back".to_owned()));
+        let mut producer = self.context.log.producer(&self.transactional_id)?;
+        let mut core = self.restore(producer.as_mut())?;
+        let mut decisions = {
+            let position = core.position();
+            let (context, offsets) = (self.context, (position.baselines_offset, position.model_events_offset));
+            Decisions::follow(context.log.as_ref(), &context.topics, &context.spec, offsets.0, offsets.1)?
+        };
+        core.begin();
+        if !core.is_catching_up() {
+            self.commit(producer.as_mut(), &mut core)?;
+        }
+        metrics::tail_leads();
+        tracing::info!(partitions = core.position().partitions(), "tail leads");
+        let mut committed = Instant::now();
+        let mut idle_since_commit = false;
+        loop {
+            if self.context.stop.is_asked() {
+                return Ok(End::Stopped);
+            }
+            self.glance(Duration::ZERO)?;
+            if !self.ours {
+                return Ok(End::Lost);
+            }
+            self.decide(&mut core, &mut decisions, Duration::ZERO)?;
+            if self.next == self.events.len() && (core.waiting() == 0 || core.is_catching_up()) {
+                self.events.clear();
+                self.next = 0;
+                self.source.read(self.limit, GLANCE, &mut self.events)?;
+            }
+            let step = self.take(&mut core)?;
+            idle_since_commit |= core.waiting() == 0 && self.next > 0;
+            let due = core.waiting() > 0 || idle_since_commit && committed.elapsed() >= IDLE_COMMIT;
+            if due && !core.is_catching_up() {
+                self.commit(producer.as_mut(), &mut core)?;
+                committed = Instant::now();
+                idle_since_commit = false;
+            }
+            match step {
+                Step::Taken | Step::Full => self.speak(core.position()),
+                Step::Await(version) => {
+                    self.say(|| State::Waiting(format!("baseline {version} must be published before the replay goes on")));
+                    self.decide(&mut core, &mut decisions, GLANCE)?;
+                }
+                Step::End => {
+                    self.commit(producer.as_mut(), &mut core)?;
+                    self.context.health.set(PART, State::Ready("the source is exhausted, all of it is committed".to_owned()));
+                    return Ok(End::Exhausted);
+                }
+            }
+        }
+    }
+
+    fn speak(&mut self, position: &Position) {
+        let end = position.next_end_ms;
+        let history = position.history.is_some();
+        self.say(|| {
+            State::Ready(match (history, end) {
+                (true, _) => "leading: reading the collection's history".to_owned(),
+                (false, None) => "leading: waiting for the first tickets to tell the time".to_owned(),
+                (false, Some(end)) => format!("leading: slice ends {}", in_words(end)),
+            })
+        });
+    }
+
+    /// Takes what was read, up to one transaction's worth.
+    fn take(&mut self, core: &mut Core) -> Result<Step, Setback> {
+        let present_ms = now_ms();
+        while self.next < self.events.len() {
+            if core.waiting() >= self.limit && !core.is_catching_up() {
+                break;
+            }
+            if core.has_forgotten_keys() && matches!(self.events[self.next], Event::Row { .. }) {
+                if core.waiting() > 0 {
+                    return Ok(Step::Full);
+                }
+                self.look_up_rows(core)?;
+            }
+            let event = &mut self.events[self.next];
+            if let Event::Ticket { normalised, .. } | Event::Row { normalised, .. } = event
+                && let Normalised::Completed(ticket) = normalised
+                && let Some(reason) = self.bury.take()
+            {
+                let letter = DeadLetter::of_ticket(&self.context.spec, ticket, DeadReason::TooLarge, reason);
+                *normalised = Normalised::Dead(Box::new(letter));
+            }
+            match core.take(event, present_ms) {
+                Step::Taken => self.next += 1,
+                other => return Ok(other),
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    /// More keys were streamed since the history began than are remembered: finds those of the rows at hand in the log.
+    fn look_up_rows(&mut self, core: &mut Core) -> Result<(), Setback> {
+        let wanted: std::collections::HashSet<Vec<u8>> = self.events[self.next..]
+            .iter()
+            .filter_map(|event| match event {
+                Event::Row { normalised: Normalised::Completed(ticket), .. } => Some(ticket.id.key().into_owned()),
+                Event::Row { normalised: Normalised::Dead(letter), .. } => letter.id.as_ref().map(|id| id.key().into_owned()),
+                _ => None,
+            })
+            .collect();
+        let mut reader = self.context.log.reader()?;
+        let partitions = core.position().partitions();
+        restore::streamed_keys(reader.as_mut(), &self.context.topics, partitions, &mut |key| {
+            if wanted.contains(key) {
+                core.remember(key);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Gives new baselines and decisions their place, here.
+    fn decide(&mut self, core: &mut Core, decisions: &mut Decisions, timeout: Duration) -> Result<(), Setback> {
+        let mut timeout = timeout;
+        while let Some(followed) = decisions.next(timeout)? {
+            timeout = Duration::ZERO;
+            match &followed.verdict {
+                Verdict::Takes(control) => {
+                    if !core.decide(control) {
+                        return Ok(());
+                    }
+                    tracing::info!(kind = control.kind(), "tail: a decision takes its place in the stream");
+                }
+                Verdict::Refused(reason) => {
+                    metrics::decision_refused();
+                    tracing::warn!(
+                        "tail refuses a record of {}: {reason}",
+                        match followed.topic {
+                            FollowedTopic::Baselines => &self.context.topics.baselines,
+                            FollowedTopic::ModelEvents => &self.context.topics.model_events,
+                        }
+                    );
+                }
+                Verdict::Passes => {}
+            }
+            match followed.topic {
+                FollowedTopic::Baselines => core.followed(Some(followed.next_offset), None),
+                FollowedTopic::ModelEvents => core.followed(None, Some(followed.next_offset)),
+            }
+            decisions.done();
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
+        let (transaction, counts) = core.seal();
+        self.transact(producer, transaction)?;
+        self.limit = (self.limit * 2).min(self.most);
+        count(&counts);
+        if let Some(now) = core.position().place.time() {
+            let behind_ms = now_ms().saturating_sub(i64::from(now.0) * 1_000).max(0);
+            metrics::tail_lags(behind_ms as f64 / 1_000.0);
+        }
+        Ok(())
+    }
+
+    fn transact(&mut self, producer: &mut dyn Producer, transaction: Transaction) -> Result<(), Setback> {
+        let begun = Instant::now();
+        let result = producer.transact(transaction);
+        let outcome = match &result {
+            Ok(()) => metrics::Outcome::Committed,
+            Err(TransactError::Fenced { .. }) => metrics::Outcome::Fenced,
+            Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => metrics::Outcome::Aborted,
+            Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
+        };
+        metrics::tail_transacted(outcome, begun.elapsed());
+        Ok(result?)
+    }
+
+    /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.
+    fn restore(&mut self, producer: &mut dyn Producer) -> Result<Core, Setback> {
+        let context = self.context;
+        let (topics, spec) = (&context.topics, &context.spec);
+        let partitions = restore::partitions(context.log.as_ref(), topics)?;
+        let mut reader = context.log.reader()?;
+        self.events.clear();
+        self.next = 0;
+        let found = restore::position(reader.as_mut(), topics, spec, partitions)?;
+        let is_first = found.is_none();
+        let (mut position, adopted) = match found {
+            Some(mut position) => {
+                let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
+                (position, adopted)
+            }
+            None => {
+                let opened = self.source.open(None)?;
+                let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
+                let position = Position {
+                    spec: spec.name.clone(),
+                    fingerprint: spec.fingerprint(),
+                    source: opened.fingerprint,
+                    place: opened.place,
+                    clock: SourceClock::new(clock_mode(&context.config.tail, self.source.as_ref())),
+                    next_mark: u64::from(opened.history.is_none()),
+                    history: opened.history,
+                    tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
+                    dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
+                    next_end_ms: None,
+                    baseline: None,
+                    baselines_offset: 0,
+                    model_events_offset: 0,
+                };
+                (position, super::adopted::Adopted::default())
+            }
+        };
+        if !adopted.is_empty() {
+            tracing::warn!(records = adopted.len(), "tail: a torn transaction left records beyond the position; they are adopted");
+        }
+        let mut changed = is_first;
+        if !is_first {
+            let Opened { place, fingerprint, history } = self.source.open(Some(&position.resume()))?;
+            changed |= fingerprint != position.source;
+            (position.place, position.source, position.history) = (place, fingerprint, history);
+        }
+        if position.fingerprint != spec.fingerprint() {
+            if !adopted.is_empty() {
+                return Err(Setback::Fatal(TailError::Refused(format!(
+                    "the spec has changed while records of a torn transaction are open: run once with the spec of fingerprint {}, then change it",
+                    position.fingerprint
+                ))));
+            }
+            tracing::warn!(
+                from = position.fingerprint,
+                to = spec.fingerprint(),
+                "the spec has changed: new chains begin, windows begin anew"
+            );
+            let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
+            position.fingerprint = spec.fingerprint();
+            position.tickets = restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?;
+            position.baseline = None;
+            position.baselines_offset = 0;
+            changed = true;
+        }
+        let streamed = if position.history.is_some() && !is_first {
+            restore::streamed(reader.as_mut(), topics, partitions)?
+        } else {
+            Streamed::default()
+        };
+        let mut core = Core::new(spec.clone(), topics.clone(), &context.config.window, position, adopted, streamed);
+        if changed && !core.is_catching_up() {
+            // The position goes first and alone: what follows can be torn, and is then told from a stranger's by its chain.
+            self.commit(producer, &mut core)?;
+        }
+        Ok(core)
+    }
+}
+
+fn clock_mode(config: &Tail, source: &dyn Source) -> ClockMode {
+    if source.is_replay() { ClockMode::Tickets } else { config.clock }
+}
+
+fn count(counts: &Counts) {
+    if counts.tickets > 0 {
+        metrics::tickets_sent(counts.tickets);
+    }
+    if counts.marks > 0 {
+        metrics::marks_sent(counts.marks);
+    }
+    for (reason, &letters) in DeadReason::ALL.iter().zip(&counts.dead) {
+        if letters > 0 {
+            metrics::dead_letters_sent(reason.name(), letters);
+        }
+    }
+    if counts.skipped > 0 {
+        tracing::info!(events = counts.skipped, "tail: read again what a torn transaction had brought, and skipped it");
+    }
+    if counts.vanished > 0 {
+        tracing::warn!(events = counts.vanished, "tail: events that a torn transaction had brought did not come again");
+    }
+}
+
+/// Returns a time of day, UTC, with its date.
+fn in_words(ms: i64) -> String {
+    bson::DateTime::from_millis(ms).try_to_rfc3339_string().unwrap_or_else(|_| format!("{ms} ms"))
+}
