@@ -3,6 +3,7 @@
 mod lines;
 mod pace;
 mod slowdown;
+mod source;
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use pace::{Pace, Speed};
 pub use slowdown::Slowdown;
+pub use source::{ReplayPlan, ReplaySource};
 
 use lines::{Kind, Line, Lines};
 
