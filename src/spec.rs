@@ -3,10 +3,14 @@
 //! Read from TOML (`config/execution-tickets.toml` is the commented example). From it follow the change-stream projection,
 //! the record's fields, the window's columns, the baseline and the alerts' causes.
 
+mod faults;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+pub use faults::Fault;
 
 /// A path into a document: names from the root. A name may contain dots; in TOML a path is written `"a.b"` or `["a", "b.c"]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

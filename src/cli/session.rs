@@ -112,7 +112,16 @@ impl Session {
             let what = error.to_string();
             Failure::new(Exit::Usage, format!("the watch spec {} cannot be read:\n{}", path.display(), what.trim_end()))
         })?;
-        Ok((spec, Vec::new()))
+        let origin = path.display().to_string();
+        let faults = spec.faults().into_iter().map(|fault| Fault {
+            key: fault.key,
+            origin: origin.clone(),
+            problem: fault.problem,
+            allowed: fault.allowed,
+            nearest: fault.nearest,
+        });
+        let faults = faults.collect();
+        Ok((spec, faults))
     }
 }
 
