@@ -1,6 +1,6 @@
 //! Times in ms since 1970: RFC 3339 text, calendar, and what is plausible.
 
-use crate::clock::DAY_MS;
+use crate::clock::{DAY_MS, civil, days_since_1970};
 
 /// The earliest time that is believed: 1971-01-01. Seconds mistaken for ms, and zeros, lie before it.
 pub const EARLIEST_MS: i64 = 365 * DAY_MS;
@@ -56,14 +56,14 @@ pub fn from_rfc3339(text: &str) -> Option<i64> {
         _ => return None,
     };
     let seconds = hour * 3600 + (minute - offset_minutes) * 60 + second;
-    Some(days_from_civil(year, month, day) * DAY_MS + seconds * 1000 + ms)
+    Some(days_since_1970(year, month, day) * DAY_MS + seconds * 1000 + ms)
 }
 
 /// Returns `2013-03-10T07:00:00Z`, with milliseconds only where there are some. Years beyond four digits have more.
 #[must_use]
 pub fn to_rfc3339(ms: i64) -> String {
     let (day, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
-    let (year, month, date) = civil_from_days(day);
+    let (year, month, date) = civil(day);
     let (hour, minute, second, rest) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
     let fraction = if rest == 0 { String::new() } else { format!(".{rest:03}") };
     format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
@@ -80,28 +80,6 @@ fn days_in_month(year: i64, month: i64) -> i64 {
         2 => 28,
         _ => 31,
     }
-}
-
-/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar (Hinnant, "chrono-compatible low-level date algorithms").
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let era = shifted.div_euclid(400);
-    let year_of_era = shifted.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-/// The inverse of [`days_from_civil`].
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -155,8 +133,8 @@ mod tests {
     #[test]
     fn every_day_of_a_calendar_cycle_goes_to_text_and_back() {
         for day in -200_000..200_000 {
-            let (year, month, date) = civil_from_days(day);
-            assert_eq!(days_from_civil(year, month, date), day);
+            let (year, month, date) = civil(day);
+            assert_eq!(days_since_1970(year, month, date), day);
         }
         for ms in [0, -1, 1_357_034_940_123, 1_362_898_800_000, 253_402_300_799_999] {
             assert_eq!(from_rfc3339(&to_rfc3339(ms)), Some(ms));
