@@ -42,6 +42,8 @@ pub mod drift;
 pub mod judge;
 pub mod watch;
 
+pub mod check;
+
 pub mod serve;
 
 pub mod pipeline;
