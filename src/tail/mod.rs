@@ -4,6 +4,7 @@ mod adopted;
 pub mod core;
 mod follow;
 mod leader;
+pub mod mongo;
 pub mod normalise;
 pub mod partition;
 pub mod position;

@@ -1,0 +1,305 @@
+//! From a reply of the change stream to events, in order, each with its place.
+
+use std::collections::HashMap;
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bytes::Bytes;
+
+use super::super::adopted::time_of_token;
+use super::super::normalise::{DeadLetter, DeadReason, Normalised, Normaliser, Unreadable, id_of};
+use super::super::source::{ClusterTime, Event, Place};
+use crate::ticket::Transition;
+
+/// A reply that is not what MongoDB's documentation says.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's reply is not a change stream's: {0}")]
+pub(super) struct NotAReply(String);
+
+/// What is passed over when a stream is opened by time instead of by token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Skip {
+    /// Nothing.
+    Nothing,
+    /// All that is not later than this token.
+    Through(String),
+    /// So many events of exactly this time.
+    Events(ClusterTime, u32),
+}
+
+/// What the versions of documents turned out to be, by `_id` as a BSON document.
+pub(super) type Versions = HashMap<Vec<u8>, Normalised>;
+
+/// Reads replies one after the other.
+pub(super) struct Decoder {
+    normaliser: Normaliser,
+    id_is_key: bool,
+    skip: Skip,
+    token: Bytes,
+    time: ClusterTime,
+    index: u32,
+    pub(super) unreadable: Unreadable,
+    /// The token of an invalidate: the stream ended with it.
+    pub(super) invalidated: Option<Bytes>,
+}
+
+/// An event's parts.
+#[derive(Default)]
+struct Parts<'d> {
+    token: Option<&'d RawDocument>,
+    operation: &'d str,
+    time: ClusterTime,
+    document: Option<&'d RawDocument>,
+    before: Option<&'d RawDocument>,
+    key: Option<RawBsonRef<'d>>,
+}
+
+fn parts(event: &RawDocument) -> Result<Parts<'_>, NotAReply> {
+    let mut parts = Parts::default();
+    for element in event {
+        let (name, value) = element.map_err(|error| NotAReply(error.to_string()))?;
+        match (name.as_str(), value) {
+            ("_id", RawBsonRef::Document(token)) => parts.token = Some(token),
+            ("operationType", RawBsonRef::String(operation)) => parts.operation = operation,
+            ("clusterTime", RawBsonRef::Timestamp(time)) => parts.time = (time.time, time.increment),
+            ("fullDocument", RawBsonRef::Document(document)) => parts.document = Some(document),
+            ("fullDocumentBeforeChange", RawBsonRef::Document(before)) => parts.before = Some(before),
+            ("documentKey", RawBsonRef::Document(key)) => parts.key = key.get("_id").ok().flatten(),
+            _ => {}
+        }
+    }
+    Ok(parts)
+}
+
+/// Returns a value as the BSON document `{_id: value}`.
+pub(super) fn id_document(id: RawBsonRef<'_>) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    document.append(bson::cstr!("_id"), id);
+    document
+}
+
+/// Returns the `_id`s of updates whose values are not in the event.
+pub(super) fn to_look_up<'d>(events: impl Iterator<Item = &'d RawDocument>) -> Result<Vec<RawDocumentBuf>, NotAReply> {
+    let mut ids = Vec::new();
+    for event in events {
+        let parts = parts(event)?;
+        if parts.operation == "update" && parts.document.is_none() {
+            ids.extend(parts.key.map(id_document));
+        }
+    }
+    Ok(ids)
+}
+
+impl Decoder {
+    pub(super) fn new(normaliser: Normaliser, id_is_key: bool, place: &Place, skip: Skip) -> Self {
+        let (token, time, index) = match place {
+            Place::Stream { token, time, index } => (token.clone(), *time, *index),
+            Place::Rows(_) => (Bytes::new(), (0, 0), 0),
+        };
+        Self { normaliser, id_is_key, skip, token, time, index, unreadable: Unreadable::default(), invalidated: None }
+    }
+
+    pub(super) fn normaliser(&self) -> &Normaliser {
+        &self.normaliser
+    }
+
+    fn place(&self) -> Place {
+        Place::Stream { token: self.token.clone(), time: self.time, index: self.index }
+    }
+
+    /// Whether every event of `time` and before has been read: a later one has, or the server says so with a token of no event.
+    pub(super) fn has_passed(&self, time: ClusterTime) -> bool {
+        self.time > time || self.time == time && self.data().is_some_and(is_of_no_event)
+    }
+
+    fn data(&self) -> Option<&str> {
+        RawDocument::from_bytes(&self.token).ok()?.get_str("_data").ok()
+    }
+
+    /// Reads one event; `versions` has the documents of updates that were looked up.
+    pub(super) fn event(&mut self, event: &RawDocument, versions: &Versions) -> Result<Option<Event>, NotAReply> {
+        let parts = parts(event)?;
+        let token = parts.token.ok_or_else(|| NotAReply("an event without a resume token".to_owned()))?;
+        if self.is_skipped(token, parts.time) {
+            return Ok(None);
+        }
+        self.index = if parts.time == self.time { self.index.saturating_add(1) } else { 1 };
+        (self.token, self.time) = (Bytes::copy_from_slice(token.as_bytes()), parts.time);
+        let transition = match parts.operation {
+            "insert" => Transition::Insert,
+            "update" => Transition::Update,
+            "replace" if parts.before.is_none() => Transition::Assumed,
+            "replace" => Transition::Replace,
+            "invalidate" => {
+                self.invalidated = Some(self.token.clone());
+                return Ok(Some(Event::Idle { after: self.place() }));
+            }
+            _ => return Ok(Some(Event::Idle { after: self.place() })),
+        };
+        let was_completed = parts.operation == "replace" && parts.before.is_some_and(|before| self.normaliser.is_completed(before));
+        let mut normalised = match (parts.operation, parts.document) {
+            _ if was_completed => Normalised::Other(None),
+            ("update", Some(document)) => self.normaliser.completed_from_bson(document, &mut self.unreadable),
+            ("update", None) => looked_up(&parts, versions, self.id_is_key),
+            (_, Some(document)) => self.normaliser.from_bson(document, &mut self.unreadable),
+            (_, None) => Normalised::Other(None),
+        };
+        if let Normalised::Completed(ticket) = &mut normalised {
+            ticket.commit = Some(parts.time);
+            ticket.transition = transition;
+        }
+        Ok(Some(Event::Ticket { normalised, after: self.place() }))
+    }
+
+    fn is_skipped(&mut self, token: &RawDocument, time: ClusterTime) -> bool {
+        match &mut self.skip {
+            Skip::Nothing => false,
+            Skip::Through(data) => {
+                // Tokens are KeyStrings in hex: their order is that of their text.
+                let skipped = token.get_str("_data").is_ok_and(|theirs| theirs <= data.as_str());
+                if !skipped {
+                    self.skip = Skip::Nothing;
+                }
+                skipped
+            }
+            Skip::Events(at, left) => {
+                if time > *at || *left == 0 {
+                    self.skip = Skip::Nothing;
+                    return false;
+                }
+                *left -= u32::from(time == *at && *left != u32::MAX);
+                true
+            }
+        }
+    }
+
+    /// The reply ended with this token: no event before it is left.
+    pub(super) fn replied(&mut self, token: &RawDocument) -> Option<Event> {
+        if token.as_bytes() == self.token.as_ref() {
+            return None;
+        }
+        let time = token.get_str("_data").ok().and_then(time_of_token)?;
+        if time < self.time || matches!(&self.skip, Skip::Events(at, _) if time < *at) {
+            return None;
+        }
+        if time > self.time {
+            (self.time, self.index) = (time, 0);
+        }
+        self.token = Bytes::copy_from_slice(token.as_bytes());
+        Some(Event::Idle { after: self.place() })
+    }
+}
+
+/// Returns what the version that was looked up turned out to be.
+fn looked_up(parts: &Parts<'_>, versions: &Versions, id_is_key: bool) -> Normalised {
+    let key = parts.key.map(id_document);
+    if let Some(found) = key.as_ref().and_then(|key| versions.get(key.as_bytes())) {
+        return found.clone();
+    }
+    let id = parts.key.filter(|_| id_is_key).and_then(id_of);
+    let key = parts.key.and_then(id_of).map_or_else(|| "unreadable".to_owned(), |id| id.json().to_owned());
+    Normalised::Dead(Box::new(DeadLetter::bare(
+        id,
+        DeadReason::GoneBeforeRead,
+        format!("the document with _id {key} completed and was gone before its values could be read"),
+    )))
+}
+
+/// Whether a token's `_data` is a high-water mark: after the timestamp, the version (1 or 2) and token type 0.
+fn is_of_no_event(data: &str) -> bool {
+    data.get(18..24).is_some_and(|rest| matches!(rest, "2B0129" | "2B0229"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Spec;
+    use bson::rawdoc;
+
+    fn decoder(skip: Skip) -> Decoder {
+        let spec = Spec::from_toml(include_str!("../../../config/execution-tickets.toml")).unwrap();
+        let place = Place::Stream { token: Bytes::new(), time: (5, 1), index: 0 };
+        Decoder::new(Normaliser::new(&spec), false, &place, skip)
+    }
+
+    fn event(operation: &str, time: ClusterTime, nth: u32, document: Option<RawDocumentBuf>) -> RawDocumentBuf {
+        let stamp = bson::Timestamp { time: time.0, increment: time.1 };
+        let data = format!("82{:08X}{:08X}2B022C0100296E5A{nth:04X}", time.0, time.1);
+        let mut event = rawdoc! { "_id": { "_data": data }, "operationType": operation, "clusterTime": stamp, "documentKey": { "_id": 7 } };
+        if let Some(document) = document {
+            event.append(bson::cstr!("fullDocument"), document);
+        }
+        event
+    }
+
+    fn completed() -> RawDocumentBuf {
+        let at = bson::DateTime::from_millis(1_700_000_000_000);
+        rawdoc! { "ticket_id": "T", "status": "COMPLETED", "completed_at": at, "actual_duration_ms": 5 }
+    }
+
+    fn index(event: &Event) -> u32 {
+        match event {
+            Event::Ticket { after: Place::Stream { index, .. }, .. } | Event::Idle { after: Place::Stream { index, .. } } => *index,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_insert_is_a_ticket_with_its_commit_and_a_shared_time_counts_up() {
+        let mut decoder = decoder(Skip::Nothing);
+        for nth in 1..=3 {
+            let event = decoder.event(&event("insert", (6, 1), nth, Some(completed())), &Versions::new()).unwrap().unwrap();
+            let Event::Ticket { normalised: Normalised::Completed(ticket), .. } = &event else { panic!("{event:?}") };
+            assert_eq!((ticket.commit, ticket.transition), (Some((6, 1)), Transition::Insert));
+            assert_eq!(index(&event), nth);
+        }
+    }
+
+    #[test]
+    fn an_update_is_read_from_its_version_and_without_one_it_is_gone() {
+        let mut decoder = decoder(Skip::Nothing);
+        let key = id_document(RawBsonRef::Int32(7)).as_bytes().to_vec();
+        let version = decoder.normaliser.completed_from_bson(&completed(), &mut Unreadable::default());
+        let versions = Versions::from([(key, version)]);
+        let update = event("update", (6, 1), 1, None);
+        assert_eq!(to_look_up([update.as_ref()].into_iter()).unwrap().len(), 1);
+        let found = decoder.event(&update, &versions).unwrap().unwrap();
+        assert!(matches!(found, Event::Ticket { normalised: Normalised::Completed(_), .. }));
+        let gone = decoder.event(&update, &Versions::new()).unwrap().unwrap();
+        let Event::Ticket { normalised: Normalised::Dead(letter), .. } = gone else { panic!("{gone:?}") };
+        assert_eq!(letter.reason, DeadReason::GoneBeforeRead);
+    }
+
+    #[test]
+    fn a_replace_of_a_completed_ticket_does_not_complete_it_again() {
+        let mut decoder = decoder(Skip::Nothing);
+        let mut of = |before: Option<RawDocumentBuf>| {
+            let mut event = event("replace", (6, 1), 1, Some(completed()));
+            if let Some(before) = before {
+                event.append(bson::cstr!("fullDocumentBeforeChange"), before);
+            }
+            match decoder.event(&event, &Versions::new()).unwrap().unwrap() {
+                Event::Ticket { normalised: Normalised::Completed(ticket), .. } => Some(ticket.transition),
+                _ => None,
+            }
+        };
+        assert_eq!(of(None), Some(Transition::Assumed));
+        assert_eq!(of(Some(rawdoc! { "status": "EXECUTING" })), Some(Transition::Replace));
+        assert_eq!(of(Some(rawdoc! { "status": "COMPLETED" })), None);
+    }
+
+    #[test]
+    fn by_time_exactly_what_was_read_is_passed_over() {
+        let mut decoder = decoder(Skip::Events((5, 1), 2));
+        let mut read = |time, nth| decoder.event(&event("insert", time, nth, Some(completed())), &Versions::new()).unwrap().is_some();
+        assert_eq!([read((5, 1), 1), read((5, 1), 2), read((5, 1), 3), read((5, 2), 4)], [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_high_water_mark_passes_its_own_time_and_an_event_does_not() {
+        let mut decoder = decoder(Skip::Nothing);
+        decoder.event(&event("insert", (6, 1), 1, Some(completed())), &Versions::new()).unwrap();
+        assert!(decoder.has_passed((6, 0)) && !decoder.has_passed((6, 1)));
+        assert!(decoder.replied(&rawdoc! { "_data": "8200000006000000022B0229296E04" }).is_some());
+        assert!(decoder.has_passed((6, 2)) && !decoder.has_passed((6, 3)));
+    }
+}

@@ -1,0 +1,373 @@
+//! The first stage on a real replica set: what completes there is in the log, once.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bson::{DateTime, Document, doc};
+use mongodb::{Client, Collection};
+use tidemark::config::{Config, Start};
+use tidemark::log::memory::{Fault, MemoryLog};
+use tidemark::log::{Delivered, Log};
+use tidemark::spec::Spec;
+use tidemark::stage::{Context, Health, State, Stop};
+use tidemark::tail::mongo::MongoSource;
+use tidemark::tail::{self, TailError};
+use tidemark::ticket::{Chain, Ticket, Transition};
+use tidemark::topics::Topics;
+use tokio::runtime::Runtime;
+
+use crate::support::{mongo, runtime, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const PARTITIONS: u32 = 3;
+
+/// A collection of its own, and the log that its tickets go to.
+struct World {
+    runtime: Runtime,
+    collection: Collection<Document>,
+    log: MemoryLog,
+    config: Config,
+    spec: Arc<Spec>,
+}
+
+/// The stage, running.
+struct Running {
+    context: Context,
+    thread: JoinHandle<Result<(), TailError>>,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let runtime = runtime();
+        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).unwrap();
+        let database = client.database(&format!("tail_{name}"));
+        let mut config = Config::default();
+        config.mongodb.uri = Some(mongo().uri.clone().into());
+        config.mongodb.database = Some(database.name().to_owned());
+        config.kafka.partitions = PARTITIONS;
+        let spec = Spec::from_toml(include_str!("../config/execution-tickets.toml")).unwrap();
+        let collection = database.collection(&spec.source.collection);
+        runtime.block_on(async { database.create_collection(&spec.source.collection).await }).unwrap();
+        Self { runtime, collection, log: MemoryLog::new(), config, spec: Arc::new(spec) }
+    }
+
+    fn keep_images(&self) {
+        let command = doc! { "collMod": self.collection.name(), "changeStreamPreAndPostImages": { "enabled": true } };
+        self.runtime.block_on(async { self.collection.client().database(&self.collection.namespace().db).run_command(command).await }).unwrap();
+    }
+
+    /// Starts the stage and waits until it leads.
+    fn start(&self) -> Running {
+        let topics = Topics::new("tidemark");
+        self.log.create_topics(&topics.settings(&self.config.topic_plan())).unwrap();
+        let context = Context {
+            config: Arc::new(self.config.clone()),
+            spec: self.spec.clone(),
+            topics: Arc::new(topics),
+            log: Arc::new(self.log.clone()),
+            stop: Stop::default(),
+            health: Health::default(),
+        };
+        let source = MongoSource::new(&self.config, &self.spec).unwrap();
+        let thread = std::thread::spawn({
+            let context = context.clone();
+            move || tail::run(&context, Box::new(source))
+        });
+        wait_until("the tail leads", LIMIT, || {
+            matches!(context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("leading")).then_some(())
+        });
+        Running { context, thread }
+    }
+
+    fn insert(&self, documents: impl IntoIterator<Item = Document>) {
+        let documents: Vec<_> = documents.into_iter().collect();
+        self.runtime.block_on(async { self.collection.insert_many(documents).await }).unwrap();
+    }
+
+    fn update(&self, id: i32, set: Document) {
+        let update = doc! { "$set": set };
+        self.runtime.block_on(async { self.collection.update_one(doc! { "_id": id }, update).await }).unwrap();
+    }
+
+    fn replace(&self, id: i32, document: Document) {
+        self.runtime.block_on(async { self.collection.replace_one(doc! { "_id": id }, document).await }).unwrap();
+    }
+
+    fn delete(&self, id: i32) {
+        self.runtime.block_on(async { self.collection.delete_one(doc! { "_id": id }).await }).unwrap();
+    }
+
+    fn records(&self, topic: &str) -> Vec<Delivered> {
+        let mut reader = self.log.reader().unwrap();
+        let mut records = Vec::new();
+        for partition in 0..PARTITIONS {
+            let bounds = reader.bounds(topic, partition).unwrap();
+            let mut chain: Option<Chain> = None;
+            reader
+                .read(topic, partition, bounds.low, bounds.end, &mut |record| {
+                    let theirs = Chain::parse(record.header("chain").unwrap()).unwrap();
+                    chain.get_or_insert_with(|| Chain::begin(&theirs.id)).follow(&record).unwrap();
+                    records.push(record);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+        }
+        records
+    }
+
+    /// Tickets by id, in the order in which each completed.
+    fn tickets(&self) -> BTreeMap<String, Vec<Ticket>> {
+        let mut tickets: BTreeMap<String, Vec<Ticket>> = BTreeMap::new();
+        for record in self.records("tidemark.tickets") {
+            if record.header("kind") == Some(b"ticket") {
+                let ticket = Ticket::decode(&self.spec, record.value.as_deref().unwrap()).unwrap();
+                tickets.entry(ticket.id.to_string()).or_default().push(ticket);
+            }
+        }
+        tickets
+    }
+
+    fn transitions(&self) -> BTreeMap<String, Vec<Transition>> {
+        self.tickets().into_iter().map(|(id, tickets)| (id, tickets.iter().map(|ticket| ticket.transition).collect())).collect()
+    }
+
+    /// Waits until so many tickets are there, and then for one more that is written now: whatever is wrong would stand before it.
+    fn settle(&self, id: i32, tickets: usize) -> BTreeMap<String, Vec<Transition>> {
+        self.insert([completed(id)]);
+        let last = name(id);
+        wait_until("the last ticket arrives", LIMIT, || self.tickets().contains_key(&last).then_some(()));
+        let mut all = self.transitions();
+        all.remove(&last);
+        assert_eq!(all.values().map(Vec::len).sum::<usize>(), tickets, "{all:?}");
+        all
+    }
+
+    fn dead(&self) -> Vec<(String, String)> {
+        let dead = self.records("tidemark.dead-letters");
+        let values = dead.iter().map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_deref().unwrap()).unwrap());
+        values.map(|value| (value["reason"].as_str().unwrap().to_owned(), value["detail"].as_str().unwrap().to_owned())).collect()
+    }
+}
+
+impl Running {
+    fn stop(self) {
+        self.context.stop.ask();
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+fn name(id: i32) -> String {
+    format!("T-{id}")
+}
+
+fn ticket(id: i32, status: &str) -> Document {
+    doc! {
+        "_id": id,
+        "ticket_id": name(id),
+        "status": status,
+        "task_type": "BUILD",
+        "completed_at": DateTime::now(),
+        "actual_duration_ms": 1_000 + id,
+        "secret": "never leaves",
+        "parameters": { "a": 1 },
+    }
+}
+
+fn completed(id: i32) -> Document {
+    ticket(id, "COMPLETED")
+}
+
+fn executing(id: i32) -> Document {
+    ticket(id, "EXECUTING")
+}
+
+#[test]
+fn inserts_and_updates_complete_once_and_other_changes_do_not() {
+    let world = World::new("updates");
+    let stage = world.start();
+    world.insert([completed(1), executing(2), executing(3), executing(4)]);
+    world.update(2, doc! { "status": "COMPLETED" });
+    world.update(2, doc! { "status": "COMPLETED" });
+    world.update(2, doc! { "note": "later" });
+    world.update(3, doc! { "status": "FAILED" });
+    world.update(4, doc! { "status": "COMPLETED", "actual_duration_ms": 77 });
+    world.update(4, doc! { "status": "EXECUTING" });
+    world.update(4, doc! { "status": "COMPLETED" });
+    let all = world.settle(100, 4);
+    assert_eq!(all[&name(1)], [Transition::Insert]);
+    assert_eq!(all[&name(2)], [Transition::Update]);
+    assert_eq!(all[&name(4)], [Transition::Update, Transition::Update]);
+    assert!((world.tickets()[&name(4)][0].actual - 77.0).abs() < 1e-9);
+    let all_bytes: Vec<u8> = world.records("tidemark.tickets").iter().flat_map(|record| record.value.clone().unwrap()).collect();
+    assert!(!String::from_utf8_lossy(&all_bytes).contains("never leaves"));
+    stage.stop();
+}
+
+#[test]
+fn a_replace_counts_when_its_pre_image_was_not_completed_and_is_assumed_without_one() {
+    let world = World::new("replaces");
+    world.insert([executing(1), completed(2)]);
+    let stage = world.start();
+    world.replace(1, completed(1));
+    world.replace(2, completed(2));
+    let all = world.settle(100, 2);
+    assert_eq!((&all[&name(1)], &all[&name(2)]), (&vec![Transition::Assumed], &vec![Transition::Assumed]));
+    stage.stop();
+
+    let world = World::new("replaces_with_images");
+    world.keep_images();
+    world.insert([executing(1), completed(2), executing(3)]);
+    let stage = world.start();
+    world.replace(1, completed(1));
+    world.replace(2, completed(2));
+    world.update(3, doc! { "status": "COMPLETED", "actual_duration_ms": 5 });
+    world.update(3, doc! { "actual_duration_ms": 6 });
+    let all = world.settle(100, 2);
+    assert_eq!((&all[&name(1)], &all[&name(3)]), (&vec![Transition::Replace], &vec![Transition::Update]));
+    assert!((world.tickets()[&name(3)][0].actual - 5.0).abs() < 1e-9, "the post-image, not the version read later");
+    stage.stop();
+}
+
+#[test]
+fn what_cannot_be_used_is_a_dead_letter_and_the_stream_goes_on() {
+    let world = World::new("dead");
+    let stage = world.start();
+    let mut future = completed(1);
+    future.insert("completed_at", DateTime::from_millis(DateTime::now().timestamp_millis() + 7_200_000));
+    let mut no_actual = completed(2);
+    no_actual.insert("actual_duration_ms", -5);
+    let mut no_id = completed(3);
+    no_id.remove("ticket_id");
+    world.insert([future, no_actual, no_id]);
+    world.settle(100, 0);
+    let mut reasons: Vec<_> = world.dead().into_iter().map(|(reason, _)| reason).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["bad_id", "from_the_future", "no_actual"]);
+    stage.stop();
+}
+
+#[test]
+fn a_stopped_stage_goes_on_where_it_was_and_deleted_documents_are_named() {
+    let world = World::new("restart");
+    let stage = world.start();
+    world.insert([completed(1), executing(2), executing(3)]);
+    world.settle(100, 1);
+    stage.stop();
+    world.insert((10..200).map(|id| if id == 100 { executing(9) } else { completed(id) }));
+    world.update(2, doc! { "status": "COMPLETED" });
+    world.update(3, doc! { "status": "COMPLETED" });
+    world.delete(3);
+    let stage = world.start();
+    let all = world.settle(300, 192);
+    assert!(all.values().all(|times| times.len() == 1));
+    let dead = world.dead();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].0, "gone_before_read");
+    stage.stop();
+}
+
+#[test]
+fn tickets_of_one_mongodb_transaction_all_arrive_whatever_fails() {
+    let world = World::new("transactions");
+    for (after, fault) in [
+        (3, Fault::Torn { visible: 1 }),
+        (6, Fault::UnknownLost),
+        (9, Fault::UnknownVisible),
+        (12, Fault::Torn { visible: 3 }),
+        (15, Fault::Abort),
+    ] {
+        world.log.inject("tidemark.tail", after, fault);
+    }
+    let stage = world.start();
+    let client = world.collection.client().clone();
+    for batch in 0..12 {
+        world.runtime.block_on(async {
+            let mut session = client.start_session().await.unwrap();
+            session.start_transaction().await.unwrap();
+            for id in batch * 5..batch * 5 + 5 {
+                world.collection.insert_one(completed(id)).session(&mut session).await.unwrap();
+            }
+            session.commit_transaction().await.unwrap();
+        });
+    }
+    let all = world.settle(100, 60);
+    assert!(all.values().all(|times| times == &[Transition::Insert]));
+    stage.stop();
+}
+
+#[test]
+fn a_history_and_the_stream_meet_without_a_gap_and_without_a_repeat() {
+    let mut world = World::new("history");
+    world.config.tail.start = Start::History;
+    world.insert((0..25_000).map(|id| if id % 2 == 0 { completed(id) } else { executing(id) }));
+    let stage = world.start();
+    // Written while the history is being read: in front of it and behind it.
+    for id in (1..25_000).step_by(500) {
+        world.update(id, doc! { "status": "COMPLETED" });
+    }
+    world.insert((30_000..30_100).map(completed));
+    world.update(1_000, doc! { "note": "touched, but completed long ago" });
+    wait_until("the history is read", LIMIT, || {
+        let health = stage.context.health.all();
+        matches!(health.get(tail::PART), Some(State::Ready(words)) if !words.contains("history")).then_some(())
+    });
+    let all = world.settle(90_000, 12_500 + 50 + 100);
+    let repeats: Vec<_> = all.iter().filter(|(_, times)| times.len() > 1).collect();
+    assert!(repeats.is_empty(), "{repeats:?}");
+    stage.stop();
+}
+
+#[test]
+fn a_history_that_is_interrupted_goes_on_and_repeats_nothing() {
+    let mut world = World::new("interrupted");
+    world.config.tail.start = Start::History;
+    world.config.tail.transaction_rows = 500;
+    world.insert((0..12_000).map(|id| if id % 2 == 0 { completed(id) } else { executing(id) }));
+    for after in [4, 7, 9, 12, 14] {
+        world.log.inject("tidemark.tail", after, Fault::Torn { visible: 100 });
+    }
+    let stage = world.start();
+    for id in (1..12_000).step_by(300) {
+        world.update(id, doc! { "status": "COMPLETED" });
+    }
+    stage.stop();
+    for id in (2..12_000).step_by(600) {
+        world.update(id, doc! { "status": "EXECUTING" });
+    }
+    let stage = world.start();
+    wait_until("the history is read", LIMIT, || {
+        let health = stage.context.health.all();
+        matches!(health.get(tail::PART), Some(State::Ready(words)) if !words.contains("history")).then_some(())
+    });
+    world.insert([completed(90_000)]);
+    wait_until("the last ticket arrives", LIMIT, || world.tickets().contains_key(&name(90_000)).then_some(()));
+    let all = world.transitions();
+    assert!(all.values().all(|times| times.len() == 1));
+    for id in (0..12_000).step_by(2).filter(|id| id % 600 != 2) {
+        assert!(all.contains_key(&name(id)), "{id} is missing");
+    }
+    for id in (1..12_000).step_by(300) {
+        assert!(all.contains_key(&name(id)), "{id} is missing");
+    }
+    stage.stop();
+}
+
+#[test]
+fn a_collection_that_is_dropped_and_made_anew_is_followed() {
+    let world = World::new("dropped");
+    let stage = world.start();
+    world.insert([completed(1)]);
+    world.settle(100, 1);
+    world.runtime.block_on(async { world.collection.drop().await }).unwrap();
+    world.insert([completed(2)]);
+    wait_until("the ticket of the new collection arrives", LIMIT, || world.tickets().contains_key(&name(2)).then_some(()));
+    stage.stop();
+    let stage = world.start();
+    world.insert([completed(3)]);
+    wait_until("the next one too", LIMIT, || world.tickets().contains_key(&name(3)).then_some(()));
+    assert_eq!(world.tickets().values().map(Vec::len).sum::<usize>(), 4);
+    stage.stop();
+}
