@@ -6,3 +6,4 @@ mod golden;
 mod log_contract;
 mod schemas;
 mod servers;
+mod tail_mongo;

@@ -19,7 +19,7 @@ use tidemark::ticket::{Chain, Ticket, Transition};
 use tidemark::topics::Topics;
 use tokio::runtime::Runtime;
 
-use crate::support::{mongo, runtime, wait_until};
+use crate::support::{mongo, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PARTITIONS: u32 = 3;
@@ -41,7 +41,7 @@ struct Running {
 
 impl World {
     fn new(name: &str) -> Self {
-        let runtime = runtime();
+        let runtime = Runtime::new().unwrap();
         let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).unwrap();
         let database = client.database(&format!("tail_{name}"));
         let mut config = Config::default();
@@ -56,7 +56,9 @@ impl World {
 
     fn keep_images(&self) {
         let command = doc! { "collMod": self.collection.name(), "changeStreamPreAndPostImages": { "enabled": true } };
-        self.runtime.block_on(async { self.collection.client().database(&self.collection.namespace().db).run_command(command).await }).unwrap();
+        self.runtime
+            .block_on(async { self.collection.client().database(&self.collection.namespace().db).run_command(command).await })
+            .unwrap();
     }
 
     /// Starts the stage and waits until it leads.
