@@ -3,6 +3,7 @@
 mod support;
 
 mod golden;
+mod hostile;
 mod log_contract;
 mod schemas;
 mod servers;

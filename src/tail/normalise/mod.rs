@@ -186,5 +186,13 @@ pub fn id_of(value: RawBsonRef<'_>) -> Option<TicketId> {
     rules::id_of(bson::BsonValue(Some(value))).ok().map(|(id, _)| id)
 }
 
+/// Returns a value as compact canonical extended JSON; `None` when its bytes are malformed, or nested beyond [`MAX_DEPTH`].
+#[must_use]
+pub fn canonical_json(value: RawBsonRef<'_>) -> Option<String> {
+    let mut json = Vec::new();
+    extjson::put_value(&mut json, value, extjson::Form::Canonical).ok()?;
+    String::from_utf8(json).ok()
+}
+
 #[cfg(test)]
 mod tests;
