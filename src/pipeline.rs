@@ -1,1 +1,158 @@
-//! To come.
+//! Makes the stages' threads, watches over them, and stops them together.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::judge::{self, JudgeError};
+use crate::stage::{Context, State};
+use crate::tail::{self, Source, TailError};
+use crate::watch::{self, WatchError};
+
+/// A stage of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Change stream to `tickets`.
+    Tail,
+    /// `tickets` to counts.
+    Watch,
+    /// Counts to verdicts.
+    Judge,
+}
+
+impl Stage {
+    /// Every stage, in flow order.
+    pub const ALL: [Self; 3] = [Self::Tail, Self::Watch, Self::Judge];
+
+    /// Returns its name, as in `--stages`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Watch => "watch",
+            Self::Judge => "judge",
+        }
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name).ok_or_else(|| format!("no stage {name:?}: tail, watch or judge"))
+    }
+}
+
+/// Why the pipeline ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The first stage failed.
+    #[error("tail stopped: {0}")]
+    Tail(#[from] TailError),
+    /// The second stage failed.
+    #[error("watch stopped: {0}")]
+    Watch(#[from] WatchError),
+    /// The third stage failed.
+    #[error("judge stopped: {0}")]
+    Judge(#[from] JudgeError),
+    /// A stage broke a promise of its own.
+    #[error(
+        "{0} panicked; its message is in the log above. Nothing is lost: a restart replays from the committed position. Please report it"
+    )]
+    Panicked(&'static str),
+    /// A stage did not end in time after it was asked to.
+    #[error("{0} did not stop within {1:?}; a restart replays from the committed position")]
+    Stuck(&'static str, Duration),
+    /// A thread could not be started.
+    #[error("starting the thread of {0}: {1}")]
+    Spawn(&'static str, std::io::Error),
+}
+
+/// The stages that run in this process.
+pub struct Pipeline {
+    context: Context,
+    running: Vec<(Stage, JoinHandle<()>)>,
+    ends: Receiver<(Stage, Result<(), PipelineError>)>,
+}
+
+impl Pipeline {
+    /// Starts `stages`. `source` is taken by tail; without tail it may be `None`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Spawn`].
+    pub fn start(context: &Context, stages: &[Stage], mut source: Option<Box<dyn Source>>) -> Result<Self, PipelineError> {
+        let (sender, ends) = channel();
+        let mut running = Vec::new();
+        for &stage in stages {
+            let stage_source = if stage == Stage::Tail { source.take() } else { None };
+            let handle = spawn(context.clone(), stage, stage_source, sender.clone())?;
+            running.push((stage, handle));
+        }
+        Ok(Self { context: context.clone(), running, ends })
+    }
+
+    /// Waits for at most `time` until a stage ends, and returns which and how. A stage that ends in failure, or a panic,
+    /// asks all others to stop.
+    pub fn wait(&mut self, time: Duration) -> Option<(Stage, Result<(), PipelineError>)> {
+        let (stage, end) = self.ends.recv_timeout(time).ok()?;
+        self.running.retain(|(running, _)| *running != stage);
+        if let Err(error) = &end {
+            self.context.health.set(stage.name(), State::Failed(error.to_string()));
+            self.context.stop.ask();
+        }
+        Some((stage, end))
+    }
+
+    /// Whether `stage` is still running.
+    #[must_use]
+    pub fn runs(&self, stage: Stage) -> bool {
+        self.running.iter().any(|(running, _)| *running == stage)
+    }
+
+    /// Whether any stage is still running.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Asks every stage to stop and waits until all have, for at most `time`.
+    ///
+    /// # Errors
+    /// The first failure of a stage; [`PipelineError::Stuck`].
+    pub fn stop(mut self, time: Duration) -> Result<(), PipelineError> {
+        self.context.stop.ask();
+        let deadline = Instant::now() + time;
+        let mut first = Ok(());
+        while let Some((stage, _)) = self.running.first() {
+            let name = stage.name();
+            match self.wait(deadline.saturating_duration_since(Instant::now())) {
+                Some((_, end)) => first = first.and(end),
+                None => return first.and(Err(PipelineError::Stuck(name, time))),
+            }
+        }
+        first
+    }
+}
+
+fn spawn(
+    context: Context,
+    stage: Stage,
+    source: Option<Box<dyn Source>>,
+    ends: Sender<(Stage, Result<(), PipelineError>)>,
+) -> Result<JoinHandle<()>, PipelineError> {
+    let body = move || {
+        let run = std::panic::AssertUnwindSafe(|| run(&context, stage, source));
+        let end = std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(stage.name())));
+        // The receiver is gone only when nobody waits for the stages any more.
+        drop(ends.send((stage, end)));
+    };
+    std::thread::Builder::new().name(stage.name().to_owned()).spawn(body).map_err(|error| PipelineError::Spawn(stage.name(), error))
+}
+
+fn run(context: &Context, stage: Stage, source: Option<Box<dyn Source>>) -> Result<(), PipelineError> {
+    match stage {
+        Stage::Tail => tail::run(context, source.expect("tail is started with a source"))?,
+        Stage::Watch => watch::run(context)?,
+        Stage::Judge => judge::run(context)?,
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@ mod support;
 
 mod golden;
 mod hostile;
+mod layers;
 mod log_contract;
 mod schemas;
 mod servers;

@@ -9,7 +9,10 @@ pub mod time;
 mod completions;
 mod config;
 mod connect;
+mod demo;
+mod heard;
 mod mongo;
+mod run;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -39,6 +42,10 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Replay a real year of flights through the real stages, without any server
+    Demo(demo::Demo),
+    /// Run the stages: completed tickets to Kafka, their windows, the verdicts
+    Run(run::Run),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -50,7 +57,8 @@ impl Command {
     /// Whether it goes on until it is stopped: then its log is what a person sees of it.
     fn is_service(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Completions(_) => false,
+            Self::Run(_) => true,
+            Self::Config(_) | Self::Completions(_) | Self::Demo(_) => false,
         }
     }
 }
@@ -156,6 +164,8 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
     match cli.command {
+        Command::Demo(arguments) => demo::run(&arguments, &mut session),
+        Command::Run(arguments) => run::run(&arguments, &mut session),
         Command::Config(command) => config::run(command, &mut session),
         Command::Completions(which) => completions::run(which, &mut Cli::command(), &mut session.out),
     }

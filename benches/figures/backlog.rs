@@ -1,0 +1,273 @@
+//! A backlog in MongoDB, drained by tail into Kafka and by a bare change-stream cursor, in turns.
+
+use std::time::{Duration, Instant};
+
+use bson::{Bson, Document, RawBson, RawDocumentBuf, Timestamp, doc};
+use futures_util::StreamExt;
+use mongodb::Client;
+use mongodb::options::{ChangeStreamOptions, WriteConcern};
+use tidemark::config::Kafka as KafkaConfig;
+use tidemark::log::kafka::KafkaLog;
+use tidemark::log::{Follower, Log};
+use tidemark::tail::position::Position;
+use tidemark::topics::Topics;
+use tokio::runtime::Runtime;
+
+use super::process::Tidemark;
+use super::{Figure, median};
+use crate::support::{self, Kafka, Mongo};
+
+/// Tickets in the backlog.
+pub(crate) const BACKLOG: u64 = 300_000;
+/// The spec's collection.
+const COLLECTION: &str = "execution_tickets";
+
+/// Real servers of this bench's own, and a folder.
+pub(crate) struct Bench {
+    pub(crate) mongo: Mongo,
+    pub(crate) kafka: Kafka,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) runtime: Runtime,
+}
+
+impl Bench {
+    pub(crate) fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        Self { mongo: Mongo::start(), kafka: Kafka::start(), folder: tempfile::tempdir().expect("a folder"), runtime }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.runtime.block_on(Client::with_uri_str(&self.mongo.uri)).expect("a valid connection string")
+    }
+
+    pub(crate) fn log(&self) -> KafkaLog {
+        let config = KafkaConfig { bootstrap_servers: Some(self.kafka.bootstrap_servers.clone()), ..KafkaConfig::default() };
+        KafkaLog::connect(&config).expect("the broker is up")
+    }
+
+    /// Starts `tidemark run` with topics under `prefix`.
+    pub(crate) fn run(&self, prefix: &str, database: &str, stages: &str, more: &[&str]) -> Tidemark {
+        let environment = [
+            ("MONGODB_URI", self.mongo.uri.clone()),
+            ("MONGODB_DATABASE", database.to_owned()),
+            ("KAFKA_BOOTSTRAP_SERVERS", self.kafka.bootstrap_servers.clone()),
+            ("TIDEMARK_HTTP_LISTEN", String::new()),
+        ];
+        let mut arguments = vec!["run", "--stages", stages, "--topic-prefix", prefix, "--instance", prefix];
+        arguments.extend(more);
+        Tidemark::start(&arguments, &environment, &self.folder.path().join(format!("{prefix}.log")))
+    }
+
+    /// Creates the baseline of January and February under `prefix`.
+    pub(crate) fn create_baseline(&self, prefix: &str) {
+        let created = std::process::Command::new(env!("CARGO_BIN_EXE_tidemark"))
+            .args([
+                "baseline",
+                "create",
+                "--from",
+                "2013-01-01",
+                "--to",
+                "2013-03-01",
+                "--file",
+                "data/flights-demo.ndjson.zst",
+                "--topic-prefix",
+                prefix,
+            ])
+            .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap_servers)
+            .output()
+            .expect("the binary is built");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    }
+
+    /// Follows the positions under `prefix` from their beginning; waits until the topic is there.
+    pub(crate) fn positions(&self, prefix: &str) -> Box<dyn Follower> {
+        let log = self.log();
+        let topic = Topics::new(prefix).positions;
+        support::wait_until("tail creates its topics", Duration::from_secs(60), || log.partitions(&topic).ok().filter(|n| *n > 0));
+        log.follow(&topic, &[0]).expect("the topic is there")
+    }
+}
+
+/// Returns the sum of the sequences of `tickets` in the newest position that comes within `time`.
+fn sequences(positions: &mut dyn Follower, time: Duration) -> Option<u64> {
+    let records = positions.poll(time).expect("the broker is up");
+    let newest = records.last()?.value.clone()?;
+    let position = Position::decode(&newest).expect("tail writes positions");
+    Some(position.tickets.iter().map(|head| head.chain.seq).sum())
+}
+
+/// Returns the first `count` completed flights as documents.
+pub(crate) fn flights(count: usize) -> Vec<Document> {
+    super::flights::lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line).expect("JSON"))
+        .filter(|flight| flight["status"] == "COMPLETED")
+        .take(count)
+        .map(|flight| {
+            let mut document = bson::serialize_to_document(&flight).expect("a flight is an object");
+            let id = document.get("ticket_id").expect("a flight has an id").clone();
+            document.insert("_id", id);
+            document
+        })
+        .collect()
+}
+
+async fn now(client: &Client) -> Timestamp {
+    let reply = client.database("admin").run_command(doc! { "ping": 1 }).await.expect("mongod is up");
+    reply.get_timestamp("operationTime").expect("a replica set says its time")
+}
+
+async fn insert(client: &Client, database: &str, documents: &[Document]) {
+    let collection = client.database(database).collection::<Document>(COLLECTION);
+    for chunk in documents.chunks(1_000) {
+        let concern = WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).build();
+        collection.insert_many(chunk).ordered(false).write_concern(concern).await.expect("mongod takes the flights");
+    }
+}
+
+async fn complete(client: &Client, database: &str, documents: &[Document]) {
+    for chunk in documents.chunks(1_000) {
+        let updates: Vec<Document> = chunk
+            .iter()
+            .map(|d| doc! { "q": { "_id": d.get("_id").expect("it has one").clone() }, "u": { "$set": { "status": "COMPLETED" } } })
+            .collect();
+        let command = doc! { "update": COLLECTION, "updates": updates, "ordered": false, "writeConcern": { "w": "majority" } };
+        client.database(database).run_command(command).await.expect("mongod takes the updates");
+    }
+}
+
+/// Drains the backlog with a bare cursor: raw documents, nothing decoded. With `full`, gets the documents of updates as tail
+/// does: one `find` by `_id` a thousand. Returns events per second from the first to the last.
+async fn bare(client: &Client, database: &str, since: Timestamp, full: bool) -> f64 {
+    let options = ChangeStreamOptions::builder().start_at_operation_time(since).batch_size(1_000).build();
+    let collection = client.database(database).collection::<RawDocumentBuf>(COLLECTION);
+    let mut stream = collection.watch().with_options(options).await.expect("a change stream").with_type::<RawDocumentBuf>();
+    let (mut begun, mut ids) = (None, Vec::new());
+    for event_number in 1..=BACKLOG {
+        let event = stream.next().await.expect("the stream goes on").expect("an event");
+        begun.get_or_insert_with(Instant::now);
+        if full {
+            let key = event.get_document("documentKey").expect("an update has a key");
+            let id: RawBson = key.get("_id").expect("readable").expect("a key has an _id").into();
+            ids.push(Bson::try_from(id).expect("a plain id"));
+            if ids.len() == 1_000 || event_number == BACKLOG {
+                let filter = doc! { "_id": { "$in": std::mem::take(&mut ids) } };
+                let mut found = collection.find(filter).batch_size(1_000).await.expect("mongod is up");
+                while found.advance().await.expect("mongod is up") {}
+            }
+        }
+    }
+    (BACKLOG - 1) as f64 / begun.expect("there was a first").elapsed().as_secs_f64()
+}
+
+struct Drain {
+    per_second: f64,
+    cpu_seconds_per_100k: f64,
+    peak_mb: f64,
+}
+
+/// Lets a tail, whose position is before the backlog, drain it.
+fn drain(bench: &Bench, prefix: &str, database: &str) -> Drain {
+    let mut positions = bench.positions(prefix);
+    let mut before = 0;
+    while let Some(sum) = sequences(positions.as_mut(), Duration::from_millis(500)) {
+        before = sum;
+    }
+    let tidemark = bench.run(prefix, database, "tail", &[]);
+    let (mut first, mut last) = (None, before);
+    let deadline = Instant::now() + Duration::from_secs(180);
+    // Marks come on top of the tickets; the last position is reached when nothing has come for a second.
+    let mut ended = Instant::now();
+    while last < before + BACKLOG || ended.elapsed() < Duration::from_secs(1) {
+        assert!(Instant::now() < deadline, "tail came to {} of {BACKLOG}", last - before);
+        if let Some(sum) = sequences(positions.as_mut(), Duration::from_millis(5)).filter(|sum| *sum > last) {
+            first.get_or_insert((Instant::now(), sum));
+            (last, ended) = (sum, Instant::now());
+        }
+    }
+    let (begun, at) = first.expect("something came");
+    let seconds = ended.duration_since(begun).as_secs_f64();
+    Drain {
+        per_second: (last - at) as f64 / seconds,
+        cpu_seconds_per_100k: tidemark.cpu_seconds() / BACKLOG as f64 * 1e5,
+        peak_mb: tidemark.memory_mb("VmHWM"),
+    }
+}
+
+pub(crate) fn inserts(runs: usize) -> Vec<Figure> {
+    measure(runs, "backlog of inserts", false)
+}
+
+pub(crate) fn updates(runs: usize) -> Vec<Figure> {
+    measure(runs, "backlog of updates", true)
+}
+
+fn measure(runs: usize, name: &str, by_update: bool) -> Vec<Figure> {
+    let bench = Bench::start();
+    let client = bench.client();
+    let database = "backlog";
+    let mut documents = flights(usize::try_from(BACKLOG).expect("it fits"));
+    if by_update {
+        for document in &mut documents {
+            document.insert("status", "EXECUTING");
+        }
+        bench.runtime.block_on(insert(&client, database, &documents));
+    } else {
+        bench.runtime.block_on(async { client.database(database).create_collection(COLLECTION).await }).expect("a new database");
+    }
+    let prefixes: Vec<String> = (0..runs).map(|run| format!("backlog{run}")).collect();
+    for prefix in &prefixes {
+        // Commits a position before the backlog, then stops: what a tail that was down for a while comes back to.
+        let tidemark = bench.run(prefix, database, "tail", &[]);
+        let mut positions = bench.positions(prefix);
+        support::wait_until("tail commits its position", Duration::from_secs(60), || {
+            sequences(positions.as_mut(), Duration::from_millis(100))
+        });
+        tidemark.stop();
+    }
+    let since = bench.runtime.block_on(now(&client));
+    if by_update {
+        bench.runtime.block_on(complete(&client, database, &documents));
+    } else {
+        bench.runtime.block_on(insert(&client, database, &documents));
+    }
+    drop(documents);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for prefix in &prefixes {
+        theirs.push(bench.runtime.block_on(bare(&client, database, since, by_update)));
+        ours.push(drain(&bench, prefix, database));
+        let (us, them) = (ours.last().expect("just pushed"), theirs.last().expect("just pushed"));
+        eprintln!("  {:.0}/s against {them:.0}/s, {:.2} CPU-s per 100,000, {:.0} MB", us.per_second, us.cpu_seconds_per_100k, us.peak_mb);
+    }
+    let of = |pick: fn(&Drain) -> f64| median(&ours.iter().map(pick).collect::<Vec<_>>());
+    let (rate, bare) = (of(|d| d.per_second), median(&theirs));
+    let (cpu, memory) = (of(|d| d.cpu_seconds_per_100k), of(|d| d.peak_mb));
+    vec![
+        Figure {
+            name: format!("{name}: committed in Kafka"),
+            value: rate,
+            unit: "tickets/s",
+            baseline: Some(bare),
+            against: "bare change-stream cursor",
+            goal: ">= 0.8 of the cursor",
+            holds: rate >= 0.8 * bare,
+        },
+        Figure {
+            name: format!("{name}: CPU"),
+            value: cpu,
+            unit: "s per 100,000",
+            baseline: None,
+            against: "",
+            goal: "<= 1 s",
+            holds: cpu <= 1.0,
+        },
+        Figure {
+            name: format!("{name}: peak memory"),
+            value: memory,
+            unit: "MB",
+            baseline: None,
+            against: "",
+            goal: "<= 100 MB",
+            holds: memory <= 100.0,
+        },
+    ]
+}

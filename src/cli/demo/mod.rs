@@ -1,0 +1,458 @@
+//! `tidemark demo`: a real year of flights through the real stages, over the log in memory, with no server anywhere.
+
+mod story;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::alert::{Alert, Change, Level};
+use crate::baseline::Baseline;
+use crate::baseline::builder::{Builder, Making};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::heard::{Heard, decode};
+use crate::cli::out::{Format, Out, Tone};
+use crate::cli::run::failed;
+use crate::cli::session::Session;
+use crate::cli::time::{instant, shown, span};
+use crate::clock::{DAY_MS, now_ms, rfc3339};
+use crate::config::Config;
+use crate::log::memory::{Limits, MemoryLog};
+use crate::log::{Follower, Record, Transaction};
+use crate::pipeline::{Pipeline, Stage};
+use crate::stage::{Context, Health, Stop};
+use crate::status::Status;
+use crate::tail::Source;
+use crate::tail::normalise::Normalised;
+use crate::tail::replay::{Replay, ReplayPlan, ReplaySource, Slowdown, Speed};
+use crate::topics::Topics;
+use crate::trigger::{Trigger, TriggerChange};
+use story::Line;
+
+/// Start of the demo's baseline.
+const BASELINE_FROM: &str = "2013-01-01";
+/// Its end, exclusive.
+const BASELINE_TO: &str = "2013-03-01";
+/// Start of the injected slow-down.
+const SLOW_FROM: &str = "2013-07-01";
+/// Its end, exclusive.
+const SLOW_TO: &str = "2013-08-15";
+
+/// Replays a real year of flights, dressed as tickets, through the real stages; needs no server
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidemark demo
+  tidemark demo --no-slowdown       the year as it was
+  tidemark demo --output json       one JSON object a line, for a program")]
+pub struct Demo {
+    /// File of tickets (NDJSON, also .gz and .zst)
+    #[arg(long, value_name = "FILE", default_value = "data/flights-demo.ndjson.zst")]
+    tickets: PathBuf,
+    /// Leave the flights as they were: inject no slow-down
+    #[arg(long)]
+    no_slowdown: bool,
+    /// Pace of the replay: max, or a multiple of real time such as 36000x
+    #[arg(long, default_value = "max")]
+    speed: Speed,
+    /// Partitions of the topic `tickets`; the verdicts are the same with any number
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    partitions: u32,
+}
+
+/// What the table at the end tells, and `--output json` prints last.
+#[derive(Debug, Default, Serialize)]
+struct Totals {
+    tickets: u64,
+    seconds: f64,
+    tickets_per_second: f64,
+    verdicts: u64,
+    hours_by_status: BTreeMap<&'static str, u64>,
+    episodes: Vec<EpisodeRow>,
+    triggers: Vec<TriggerRow>,
+}
+
+/// One episode.
+#[derive(Debug, Serialize)]
+struct EpisodeRow {
+    cause: String,
+    level: &'static str,
+    onset: Option<String>,
+    opened: String,
+    ended: Option<String>,
+    #[serde(skip)]
+    id: String,
+    #[serde(skip)]
+    opened_ms: i64,
+    #[serde(skip)]
+    ended_ms: Option<i64>,
+}
+
+/// One trigger.
+#[derive(Debug, Serialize)]
+struct TriggerRow {
+    kind: &'static str,
+    priority: u8,
+    raised: String,
+    causes: Vec<String>,
+    closed: Option<String>,
+    #[serde(skip)]
+    id: String,
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// Exit 5 when the file cannot be used; exit 1 when a stage fails.
+pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failure> {
+    let spec = Arc::new(session.spec()?);
+    let mut config = Config::default();
+    config.kafka.partitions = arguments.partitions;
+    config.http.listen = String::new();
+    let stop = Stop::default();
+    let log = MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, ..Limits::default() });
+    let context = Context {
+        topics: Arc::new(Topics::new(&config.kafka.topic_prefix)),
+        config: Arc::new(config),
+        spec,
+        log: Arc::new(log),
+        stop,
+        health: Health::default(),
+    };
+    context.log.create_topics(&context.topics.settings(&context.config.topic_plan()))?;
+
+    introduce(arguments, &mut session.out)?;
+    let baseline = baseline(arguments, &context)?;
+    tell_baseline(&baseline, &mut session.out)?;
+    publish(&baseline, &context)?;
+
+    let begun = Instant::now();
+    let source = source(arguments, &context, &baseline);
+    let mut teller = Teller::new(arguments, &context, &baseline, session.out.format == Format::Text)?;
+    let mut pipeline = Pipeline::start(&context, &Stage::ALL, Some(source)).map_err(failed)?;
+    let mut replayed = false;
+    while !(replayed && teller.heard.has_judged_all()) {
+        if let Some((stage, end)) = pipeline.wait(Duration::ZERO) {
+            end.map_err(failed)?;
+            replayed |= stage == Stage::Tail;
+        }
+        teller.listen(&mut session.out)?;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    pipeline.stop(Duration::from_secs(10)).map_err(failed)?;
+    teller.conclude(seconds, &mut session.out)?;
+    Ok(Exit::Ok)
+}
+
+/// Makes the baseline of the demo's file.
+fn baseline(arguments: &Demo, context: &Context) -> Result<Baseline, Failure> {
+    let bad = |what: &str, error: &dyn std::fmt::Display| Failure::new(Exit::BadInput, format!("{what}: {error}"));
+    let (from, to) = (at(BASELINE_FROM), at(BASELINE_TO));
+    let mut builder = Builder::new(&context.spec, from, to).map_err(|error| bad("the demo's baseline", &error))?;
+    for row in Replay::open(&arguments.tickets, &context.spec).map_err(|error| bad("reading the demo's tickets", &error))? {
+        match row.map_err(|error| bad("reading the demo's tickets", &error))?.normalised {
+            // The file is in order of completion, so that a day later nothing of the baseline can come.
+            Normalised::Completed(ticket) if ticket.completed_at_ms >= to + DAY_MS => break,
+            Normalised::Completed(ticket) => builder.push(&ticket),
+            Normalised::Other(Some(ticket)) => builder.push_other(&ticket),
+            Normalised::Other(None) | Normalised::Dead(_) => {}
+        }
+    }
+    let making = Making { version: 1, created_at_ms: now_ms(), window_days: &context.config.window.days, predecessor: None };
+    builder.build(&making).map_err(|error| bad("the demo's baseline", &error))
+}
+
+/// Publishes the baseline where tail, watch and judge look for it.
+fn publish(baseline: &Baseline, context: &Context) -> Result<(), Failure> {
+    let record = Record {
+        topic: context.topics.baselines.clone(),
+        partition: 0,
+        key: Some(format!("{}@{}", baseline.spec, baseline.version).into()),
+        value: Some(serde_json::to_vec(baseline).expect("a baseline has only texts and numbers").into()),
+        headers: Vec::new(),
+    };
+    let mut producer = context.log.producer(&format!("{}.baseline", context.config.kafka.topic_prefix))?;
+    producer
+        .transact(Transaction { records: vec![record], ..Transaction::default() })
+        .map_err(|error| Failure::new(Exit::Failed, format!("publishing the baseline: {error}")))
+}
+
+fn source(arguments: &Demo, context: &Context, baseline: &Baseline) -> Box<dyn Source> {
+    let slowdown = if arguments.no_slowdown { None } else { Slowdown::of_the_demo(&context.spec) };
+    let plan = ReplayPlan {
+        file: arguments.tickets.clone(),
+        speed: arguments.speed,
+        slowdown,
+        await_baseline: Some((baseline.to_ms, baseline.version)),
+    };
+    Box::new(ReplaySource::new(plan, &context.spec))
+}
+
+fn at(date: &str) -> i64 {
+    instant(date).expect("the demo's own dates are dates")
+}
+
+fn introduce(arguments: &Demo, out: &mut Out) -> Result<(), Failure> {
+    if out.format == Format::Json {
+        return Ok(());
+    }
+    let title = out.tone(Tone::Strong, "Tidemark: a real year of flights, dressed as tickets, through tail, watch and judge");
+    out.line(title)?;
+    out.line(format!("  tickets   {} (every flight out of New York in 2013, CC0)", arguments.tickets.display()))?;
+    out.line("  log       in this process's memory; the stages are those that run on Kafka")?;
+    if arguments.no_slowdown {
+        out.line("  injected  nothing: the year as it was")?;
+    } else {
+        out.line(format!(
+            "  injected  a slow-down: from {SLOW_FROM} to {SLOW_TO} the demo multiplies the durations of DEPLOY, TRANSFORM and EXECUTE by 1.6\n            (--no-slowdown turns it off); everything else is as it was"
+        ))?;
+    }
+    out.line("")
+}
+
+fn tell_baseline(baseline: &Baseline, out: &mut Out) -> Result<(), Failure> {
+    if out.format == Format::Json {
+        return out.json_line(&serde_json::json!({"event": "baseline", "version": baseline.version, "rows": baseline.rows,
+            "from": rfc3339(baseline.from_ms), "to": rfc3339(baseline.to_ms), "target_mean": baseline.target.mean,
+            "mae": baseline.errors.get(crate::baseline::RECORDED).map(|e| e.mae)}));
+    }
+    let mae =
+        baseline.errors.get(crate::baseline::RECORDED).map_or_else(|| "unknown".to_owned(), |e| format!("{:.1} min", e.mae / 60_000.0));
+    let windows: Vec<String> = baseline.noise.iter().map(|noise| noise.days.to_string()).collect();
+    out.line(format!(
+        "  baseline  version {}, {} to {}: {} tickets, {} features, mean duration {:.1} min, mean error of the estimate {mae}; its own noise measured for windows of {} days",
+        baseline.version,
+        shown(baseline.from_ms),
+        shown(baseline.to_ms),
+        baseline.rows,
+        baseline.columns.len(),
+        baseline.target.mean / 60_000.0,
+        windows.join(", ")
+    ))?;
+    out.line("")
+}
+
+/// Hears the topics and tells what comes.
+struct Teller {
+    alerts: Box<dyn Follower>,
+    triggers: Box<dyn Follower>,
+    heard: Heard,
+    calendar: Vec<Line>,
+    bar: Option<ProgressBar>,
+    slow: bool,
+    month: i64,
+    totals: Totals,
+}
+
+impl Teller {
+    fn new(arguments: &Demo, context: &Context, baseline: &Baseline, out_is_text: bool) -> Result<Self, Failure> {
+        let follow = |topic: &str| context.log.follow(topic, &[0]);
+        let mut calendar = Vec::new();
+        if !arguments.no_slowdown {
+            let line = |date: &str, text: &str| Line {
+                at_ms: at(date),
+                word: "INJECTED".to_owned(),
+                tone: Tone::Warning,
+                text: text.to_owned(),
+                more: Vec::new(),
+            };
+            calendar.push(line(SLOW_TO, "the slow-down ends"));
+            calendar.push(line(SLOW_FROM, "the slow-down begins: DEPLOY, TRANSFORM and EXECUTE take 1.6 times as long"));
+        }
+        let year = baseline.from_ms..at("2014-01-01");
+        let bar = (out_is_text && std::io::stderr().is_terminal()).then(|| {
+            let days = u64::try_from((year.end - year.start) / DAY_MS).unwrap_or_default();
+            let style = ProgressStyle::with_template("  {bar:30} {msg}").expect("the demo's own template");
+            ProgressBar::new(days).with_style(style)
+        });
+        Ok(Self {
+            alerts: follow(&context.topics.alerts)?,
+            triggers: follow(&context.topics.retraining_triggers)?,
+            heard: Heard::follow(context)?,
+            calendar,
+            bar,
+            slow: !arguments.no_slowdown,
+            month: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    /// Waits a moment for verdicts and tells them, each after what it led to.
+    fn listen(&mut self, out: &mut Out) -> Result<(), Failure> {
+        for status in self.heard.poll(Duration::from_millis(50))? {
+            self.verdict(&status, out)?;
+        }
+        let mut lines = Vec::new();
+        for record in self.alerts.poll(Duration::ZERO)? {
+            let alert: Alert = decode(&record, "alerts")?;
+            self.count_alert(&alert);
+            lines.extend(story::alert(&alert).map(|line| (line, serde_json::to_value(&alert))));
+        }
+        for record in self.triggers.poll(Duration::ZERO)? {
+            let trigger: Trigger = decode(&record, "retraining-triggers")?;
+            self.count_trigger(&trigger);
+            lines.push((story::trigger(&trigger), serde_json::to_value(&trigger)));
+        }
+        lines.sort_by_key(|(line, _)| line.at_ms);
+        for (line, json) in lines {
+            while self.calendar.last().is_some_and(|next| next.at_ms <= line.at_ms) {
+                let next = self.calendar.pop().expect("it was there");
+                self.tell(&next, out)?;
+            }
+            if out.format == Format::Json {
+                out.json_line(&json.map_err(|error| Failure::new(Exit::Failed, format!("an alert has no JSON form: {error}")))?)?;
+            } else {
+                self.tell(&line, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, line: &Line, out: &mut Out) -> Result<(), Failure> {
+        if out.format == Format::Json {
+            return Ok(());
+        }
+        let text = line.render(out);
+        match &self.bar {
+            Some(bar) => bar.suspend(|| out.line(text)),
+            None => out.line(text),
+        }
+    }
+
+    fn verdict(&mut self, status: &Status, out: &mut Out) -> Result<(), Failure> {
+        if let Some(level) = status.status {
+            self.totals.verdicts += 1;
+            *self.totals.hours_by_status.entry(level.name()).or_default() += 1;
+        }
+        let month = status.at_ms / (30 * DAY_MS);
+        if let Some(bar) = &self.bar {
+            bar.set_position(u64::try_from((status.at_ms - at(BASELINE_FROM)) / DAY_MS).unwrap_or_default());
+            bar.set_message(format!("{}  {}", shown(status.at_ms), status.status.map_or(status.state.name(), Level::name)));
+        } else if month != self.month && out.format == Format::Text {
+            let word = status.status.map_or(status.state.name(), Level::name);
+            out.line(format!("  {:<16}  {:<9}  replayed so far", shown(status.at_ms).trim_end_matches(" UTC"), word))?;
+        }
+        self.month = month;
+        Ok(())
+    }
+
+    fn count_alert(&mut self, alert: &Alert) {
+        let Alert::Episode(episode) = alert else { return };
+        match episode.change {
+            Change::Opened => self.totals.episodes.push(EpisodeRow {
+                cause: episode.cause.clone(),
+                level: episode.level.name(),
+                onset: episode.onset_ms.map(rfc3339),
+                opened: rfc3339(episode.at_ms),
+                ended: None,
+                id: episode.episode.clone(),
+                opened_ms: episode.at_ms,
+                ended_ms: None,
+            }),
+            Change::Escalated | Change::Resolved | Change::Accepted => {
+                let Some(row) = self.totals.episodes.iter_mut().find(|row| row.id == episode.episode) else { return };
+                row.level = episode.level.name();
+                if episode.change != Change::Escalated {
+                    row.ended = Some(rfc3339(episode.at_ms));
+                    row.ended_ms = Some(episode.at_ms);
+                }
+            }
+        }
+    }
+
+    fn count_trigger(&mut self, trigger: &Trigger) {
+        let causes = || trigger.causes.iter().map(|cause| cause.cause.clone()).collect();
+        if trigger.change == TriggerChange::Raised {
+            self.totals.triggers.push(TriggerRow {
+                kind: trigger.trigger_type.name(),
+                priority: trigger.priority,
+                raised: rfc3339(trigger.raised_at_ms),
+                causes: causes(),
+                closed: None,
+                id: trigger.id.clone(),
+            });
+        } else if let Some(row) = self.totals.triggers.iter_mut().find(|row| row.id == trigger.id) {
+            row.causes = causes();
+            if trigger.change == TriggerChange::Closed {
+                row.closed = Some(rfc3339(trigger.at_ms));
+            }
+        }
+    }
+}
+
+impl Teller {
+    fn conclude(mut self, seconds: f64, out: &mut Out) -> Result<(), Failure> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.totals.seconds = seconds;
+        self.totals.tickets = self.heard.rows();
+        self.totals.tickets_per_second = self.totals.tickets as f64 / seconds;
+        if out.format == Format::Json {
+            return out.json_line(&serde_json::json!({"event": "summary", "totals": self.totals}));
+        }
+        let totals = &self.totals;
+        out.line("")?;
+        let title = out.tone(Tone::Strong, "The year in one table");
+        out.line(title)?;
+        let rows: Vec<Vec<String>> = totals
+            .episodes
+            .iter()
+            .map(|row| {
+                let lasted = row.ended_ms.map_or_else(|| "still open".to_owned(), |end| span(end - row.opened_ms));
+                let cell = |time: &Option<String>| time.as_deref().map_or_else(|| "-".to_owned(), short);
+                vec![row.cause.clone(), row.level.to_owned(), cell(&row.onset), short(&row.opened), cell(&row.ended), lasted]
+            })
+            .collect();
+        out.table(&["cause", "level", "began about", "alarm", "end", "lasted"], &rows)?;
+        out.line("")?;
+        let rows: Vec<Vec<String>> = totals
+            .triggers
+            .iter()
+            .map(|row| {
+                let closed = row.closed.as_deref().map_or_else(|| "still open".to_owned(), short);
+                vec![row.kind.to_owned(), row.priority.to_string(), row.causes.join(", "), short(&row.raised), closed]
+            })
+            .collect();
+        out.table(&["retraining trigger", "priority", "causes", "raised", "closed"], &rows)?;
+        out.line("")?;
+        let by_status: Vec<String> = totals.hours_by_status.iter().map(|(status, hours)| format!("{status} {hours} h")).collect();
+        out.line(format!(
+            "  {} tickets in {seconds:.1} s ({:.0} tickets/s), {} hourly verdicts: {}",
+            totals.tickets,
+            totals.tickets_per_second,
+            totals.verdicts,
+            by_status.join(", ")
+        ))?;
+        if self.slow {
+            out.line(
+                "  The slow-down was injected by this demo; the clock change in March (hour_of_day), the summer and the winds are real.",
+            )?;
+        }
+        out.line("")?;
+        let title = out.tone(Tone::Strong, "Next");
+        out.line(title)?;
+        for (command, what) in [
+            ("tidemark demo --no-slowdown", "the year as it was"),
+            (
+                "tidemark check --tickets data/flights-demo.ndjson.zst --baseline-from 2013-01-01 --baseline-to 2013-03-01 --at 2013-03-22 --window 7d",
+                "one window, one verdict",
+            ),
+            ("script/servers start", "MongoDB and Kafka on this machine; then see \"On real servers\" in the README"),
+        ] {
+            out.line(format!("  {command}"))?;
+            let what = out.tone(Tone::Faint, what);
+            out.line(format!("      {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Shortens RFC 3339 to the minute.
+fn short(time: &str) -> String {
+    time.get(..16).map_or_else(|| time.to_owned(), |text| text.replace('T', " "))
+}
