@@ -8,4 +8,5 @@ mod layers;
 mod log_contract;
 mod schemas;
 mod servers;
+mod specs;
 mod tail_mongo;

@@ -4,6 +4,7 @@ pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
 mod mongo;
+pub(crate) mod parcels;
 mod process;
 pub(crate) mod schemas;
 
