@@ -6,13 +6,20 @@ pub mod out;
 pub mod session;
 pub mod time;
 
+mod alerts;
+mod baseline;
+mod check;
 mod completions;
 mod config;
 mod connect;
 mod demo;
 mod heard;
 mod mongo;
+mod progress;
 mod run;
+mod status;
+mod tickets;
+mod topic;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,7 +36,7 @@ use session::Session;
 /// Watches models whose right answers arrive later: completed tickets from MongoDB to Kafka exactly once, drift alerts,
 /// retraining triggers.
 #[derive(Debug, Parser)]
-#[command(name = "tidemark", version, max_term_width = 120, after_help = exit::TABLE, propagate_version = true, disable_help_subcommand = false)]
+#[command(name = "tidemark", version, max_term_width = 120, after_help = exit::TABLE)]
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
@@ -46,6 +53,17 @@ pub enum Command {
     Demo(demo::Demo),
     /// Run the stages: completed tickets to Kafka, their windows, the verdicts
     Run(run::Run),
+    /// Judge one window without running anything: from MongoDB, a file, or the log
+    Check(check::Check),
+    /// Make, list, show baselines; accept how a cause is now
+    #[command(subcommand)]
+    Baseline(baseline::BaselineCommand),
+    /// Show the last verdict: status, windows, open episodes, what it waits for
+    Status(status::StatusArgs),
+    /// List alerts, follow them, or silence a cause
+    Alerts(alerts::Alerts),
+    /// Write a test alert and see that a consumer gets it
+    TestAlert(alerts::TestAlert),
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -56,10 +74,7 @@ pub enum Command {
 impl Command {
     /// Whether it goes on until it is stopped: then its log is what a person sees of it.
     fn is_service(&self) -> bool {
-        match self {
-            Self::Run(_) => true,
-            Self::Config(_) | Self::Completions(_) | Self::Demo(_) => false,
-        }
+        matches!(self, Self::Run(_))
     }
 }
 
@@ -163,9 +178,17 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
     let mut session = Session::begin(cli.global, environment)?;
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
+    if session.out.format == Format::Html && !matches!(cli.command, Command::Check(_)) {
+        return Err(Failure::new(Exit::Usage, "--output html is for `tidemark check` only; take text or json"));
+    }
     match cli.command {
         Command::Demo(arguments) => demo::run(&arguments, &mut session),
         Command::Run(arguments) => run::run(&arguments, &mut session),
+        Command::Check(flags) => check::run(&flags, &mut session),
+        Command::Baseline(command) => baseline::run(command, &mut session),
+        Command::Status(flags) => status::run(&flags, &mut session),
+        Command::Alerts(flags) => alerts::run(&flags, &mut session),
+        Command::TestAlert(flags) => alerts::test(&flags, &mut session),
         Command::Config(command) => config::run(command, &mut session),
         Command::Completions(which) => completions::run(which, &mut Cli::command(), &mut session.out),
     }

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::faults::{Fault, Faults};
 use crate::config::load::{Loaded, Origin, Sources, load_all};
 use crate::config::secrets::Secrets;
+use crate::log::Log;
+use crate::log::kafka::KafkaLog;
+
 use crate::spec::Spec;
 
 use super::Global;
@@ -81,6 +85,19 @@ impl Session {
     /// Exit 2 with every fault.
     pub fn config(&self) -> Result<&Config, Failure> {
         if self.faults.is_empty() { Ok(&self.loaded.config) } else { Err(Faults(self.faults.clone()).into()) }
+    }
+
+    /// Connects to Kafka.
+    ///
+    /// # Errors
+    /// Exit 2 when no server is configured, 4 when none answers.
+    pub fn log(&self) -> Result<Arc<dyn Log>, Failure> {
+        let kafka = &self.config()?.kafka;
+        if kafka.bootstrap_servers.is_none() {
+            let ways = "set KAFKA_BOOTSTRAP_SERVERS, --kafka-bootstrap-servers or the key in the configuration file";
+            return Err(Failure::new(Exit::Usage, format!("kafka.bootstrap_servers is not set: {ways}")));
+        }
+        Ok(Arc::new(KafkaLog::connect(kafka)?))
     }
 
     /// Reads the watch spec.
