@@ -191,11 +191,13 @@ impl Encoder {
     }
 
     /// Returns the names of the text fields, in the order of [`Row::codes`].
+    #[must_use]
     pub fn code_fields(&self) -> impl ExactSizeIterator<Item = &str> {
         self.codes.iter().map(|field| field.name.as_str())
     }
 
     /// Returns the names of the other fields, in the order of [`Row::numbers`].
+    #[must_use]
     pub fn number_fields(&self) -> impl ExactSizeIterator<Item = &str> {
         self.numbers.iter().map(|field| field.name.as_str())
     }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::partition::Plan;
+use super::partition::{Plan, Usable};
 use crate::baseline::Baseline;
 use crate::log::{LogError, Reader};
 use crate::window::Counting;
@@ -13,7 +13,7 @@ use crate::window::Counting;
 ///
 /// # Errors
 /// [`LogError`].
-pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result<Option<Option<Arc<Counting>>>, LogError> {
+pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result<Option<Usable>, LogError> {
     let key = format!("{}@{version}", plan.spec.name);
     let topic = &plan.topics.baselines;
     let bounds = reader.bounds(topic, 0)?;
@@ -27,7 +27,7 @@ pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result
     Ok(value.map(|value| compile(&value, &key, plan)))
 }
 
-fn compile(value: &[u8], key: &str, plan: &Plan) -> Option<Arc<Counting>> {
+fn compile(value: &[u8], key: &str, plan: &Plan) -> Usable {
     let features: Vec<&str> = plan.spec.features.iter().map(|feature| feature.name.as_str()).collect();
     let baseline = match serde_json::from_slice::<Baseline>(value) {
         Ok(baseline) => baseline,

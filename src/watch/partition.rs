@@ -37,8 +37,11 @@ impl Plan {
     }
 }
 
-/// The baselines at hand, by version; `None` where one cannot be counted with: then slices have rows only.
-pub(super) type Known = BTreeMap<u64, Option<Arc<Counting>>>;
+/// A baseline to count with; `None` where one cannot be counted with: then slices have rows only.
+pub(super) type Usable = Option<Arc<Counting>>;
+
+/// The baselines at hand, by version.
+pub(super) type Known = BTreeMap<u64, Usable>;
 
 /// What a record needs before it can be taken. Nothing has happened yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub(super) struct Tally {
 /// A partition and its window.
 #[derive(Debug)]
 pub(super) struct Partition {
-    partition: u32,
+    number: u32,
     pub(super) place: Place,
     pub(super) window: Window,
     pub(super) written: [Written; 3],
@@ -89,7 +92,7 @@ impl Partition {
             window.raise_floor(floor_ms);
         }
         Self {
-            partition,
+            number: partition,
             window,
             written: Default::default(),
             tally: Tally::default(),
@@ -171,7 +174,7 @@ impl Partition {
             }
         }
         if let Some(batch) = &mut step.batch {
-            batch.prediction_error(&step.plan.to(self.partition), &mut self.written[Output::Errors as usize], step.sequence, &ticket);
+            batch.prediction_error(&step.plan.to(self.number), &mut self.written[Output::Errors as usize], step.sequence, &ticket);
         }
     }
 
@@ -213,7 +216,7 @@ impl Partition {
         match &control {
             Control::Mark(mark) => self.mark(*mark, record, known, step),
             Control::Baseline { version, .. } => self.switch(Some(*version), known, step),
-            Control::Gap { id, from_ms, to_ms, reason } if self.partition == 0 => {
+            Control::Gap { id, from_ms, to_ms, reason } if self.number == 0 => {
                 // Its copies in the other partitions have the same id: one alert is enough.
                 let spec = &step.plan.spec.name;
                 let alert = Alert::Gap {
@@ -275,7 +278,7 @@ impl Partition {
             // A window begins at a change of spec.
             let place = Place { offset: self.place.offset, chain: self.place.chain.clone(), is_foreign, ..Place::default() };
             let (written, tally) = (std::mem::take(&mut self.written), std::mem::take(&mut self.tally));
-            *self = Self { written, tally, ..Self::at(plan, self.partition, place, None) };
+            *self = Self { written, tally, ..Self::at(plan, self.number, place, None) };
         }
     }
 
@@ -314,7 +317,7 @@ impl Partition {
             spec: step.plan.spec.name.clone(),
             fingerprint: step.plan.fingerprint.to_string(),
             version: self.window.version(),
-            partition: self.partition,
+            partition: self.number,
             sequence: step.sequence,
             mark,
             slices,
@@ -322,7 +325,7 @@ impl Partition {
             incomplete: self.place.short_until_ms.is_some(),
             more: false,
         };
-        batch.summary(&step.plan.to(self.partition), &mut self.written[Output::Summaries as usize], summary);
+        batch.summary(&step.plan.to(self.number), &mut self.written[Output::Summaries as usize], summary);
     }
 
     /// Acts on what the chain says of a record; returns whether the record is to be taken.
@@ -364,7 +367,7 @@ impl Partition {
         if std::mem::replace(&mut self.place.is_broken, true) {
             return;
         }
-        let (spec, sequence, partition) = (&step.plan.spec.name, step.sequence, self.partition);
+        let (spec, sequence, partition) = (&step.plan.spec.name, step.sequence, self.number);
         let alert = Alert::BrokenChain {
             spec: spec.clone(),
             partition,
@@ -384,7 +387,7 @@ impl Partition {
 
     fn tell(&mut self, step: &mut Step<'_>, told: &Told) {
         if let Some(batch) = &mut step.batch {
-            batch.alert(&step.plan.to(self.partition), &mut self.written[Output::Alerts as usize], step.sequence, told);
+            batch.alert(&step.plan.to(self.number), &mut self.written[Output::Alerts as usize], step.sequence, told);
         }
     }
 }

@@ -54,12 +54,12 @@ pub(super) enum Job {
 /// # Errors
 /// [`RestoreError`].
 pub(super) fn restore(log: &dyn Log, plan: &Plan, job: Job, max_rows: usize, cancelled: &AtomicBool) -> Result<Partition, RestoreError> {
-    let mut restorer = Restorer { reader: log.reader()?, plan, max_rows, cancelled };
+    let mut from_log = Restorer { reader: log.reader()?, plan, max_rows, cancelled };
     match job {
-        Job::Resume { partition, committed } => restorer.resume(partition, committed),
+        Job::Resume { partition, committed } => from_log.resume(partition, committed),
         Job::Reread { metadata, partition, version, written } => {
-            let counting = restorer.counting(partition, version, metadata.place.offset)?;
-            let mut restored = restorer.replay(partition, metadata.restore, metadata.place, counting)?;
+            let counting = from_log.counting(partition, version, metadata.place.offset)?;
+            let mut restored = from_log.replay(partition, metadata.restore, metadata.place, counting)?;
             restored.written = written;
             Ok(restored)
         }
@@ -76,7 +76,7 @@ struct Restorer<'a> {
 impl Restorer<'_> {
     fn resume(&mut self, partition: u32, committed: Option<Committed>) -> Result<Partition, RestoreError> {
         let bounds = self.reader.bounds(&self.plan.topics.tickets, partition)?;
-        let Some(committed) = committed else { return self.from_outputs(partition, bounds) };
+        let Some(committed) = committed else { return self.begin_after_outputs(partition, bounds) };
         let ours = Metadata::from_text(&committed.metadata).filter(|metadata| metadata.place.offset == committed.offset);
         let Some(metadata) = ours else {
             // Somebody set the offset by hand: the window is read back from what the log still has.
@@ -107,7 +107,7 @@ impl Restorer<'_> {
     }
 
     /// Begins where no offset is committed: at the beginning, or after the last record whose outputs are there.
-    fn from_outputs(&mut self, partition: u32, bounds: Bounds) -> Result<Partition, RestoreError> {
+    fn begin_after_outputs(&mut self, partition: u32, bounds: Bounds) -> Result<Partition, RestoreError> {
         let mut done = None;
         for output in Output::ALL {
             done = done.max(self.last_source(output, partition)?);

@@ -136,7 +136,9 @@ impl World {
     }
 
     fn feed_all(&mut self, events: &[Event]) {
-        events.iter().for_each(|event| self.feed(event));
+        for event in events {
+            self.feed(event);
+        }
     }
 
     fn watch(&self) -> Watch<'_> {

@@ -320,12 +320,11 @@ impl Held {
 }
 
 fn count(counting: Option<&Counting>, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) {
-    match counting {
-        Some(counting) => counting.add(encoder, row, outcome, slice),
-        None => {
-            slice.rows += 1;
-            slice.late += u64::from(outcome.late);
-        }
+    if let Some(counting) = counting {
+        counting.add(encoder, row, outcome, slice);
+    } else {
+        slice.rows += 1;
+        slice.late += u64::from(outcome.late);
     }
 }
 

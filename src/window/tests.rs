@@ -79,7 +79,8 @@ pub(crate) fn ticket(spec: &Spec, seed: u64, completed_at_ms: i64) -> Ticket {
     let fields = spec.fields.iter().zip(0..).map(|(field, at)| match (field.kind, pick(at, 9)) {
         (_, 0) => FieldValue::Missing,
         (spec::FieldKind::Text, n) => FieldValue::Text(
-            ["build", "DEPLOY", "low", "critical", "at_least_once", "strong", "persistent", "Who knows"][n as usize - 1].to_owned(),
+            ["build", "DEPLOY", "low", "critical", "at_least_once", "strong", "persistent", "Who knows"][usize::try_from(n).unwrap() - 1]
+                .to_owned(),
         ),
         (spec::FieldKind::Time, _) => FieldValue::Number((completed_at_ms - 60_000) as f64),
         (_, 1) => FieldValue::Number(f64::NAN),
@@ -239,13 +240,13 @@ fn a_recount_uses_only_tickets_completed_after_the_baselines_data_ended() {
     let given = given();
     let mut window = given.window(Some(given.counting(1, 0)));
     for seed in 0..3_000 {
-        window.push(&given.ticket(seed, T0 + seed as i64));
+        window.push(&given.ticket(seed, T0 + seed.cast_signed()));
     }
     window.recount(Some(given.counting(2, T0 + 2_000))).unwrap();
     assert_eq!(counts(&window)[0].rows, 1_000);
     let mut fresh = given.window(Some(given.counting(2, T0 + 2_000)));
     for seed in 0..3_000 {
-        fresh.push(&given.ticket(seed, T0 + seed as i64));
+        fresh.push(&given.ticket(seed, T0 + seed.cast_signed()));
     }
     assert_eq!(counts(&window), counts(&fresh));
     window.recount(None).unwrap();
@@ -295,7 +296,7 @@ fn scattered_times_cannot_take_all_memory() {
     window.push(&given.ticket(0, T0));
     window.mark(&mark(1, T0 + HOUR_MS));
     for seed in 1..5_000 {
-        window.push(&given.ticket(seed, T0 + seed as i64 * 30 * HOUR_MS));
+        window.push(&given.ticket(seed, T0 + seed.cast_signed() * 30 * HOUR_MS));
     }
     assert!(window.counts().count() <= SHAPE.bound());
     assert_eq!(window.counts().next().unwrap().start_ms, T0, "the present outlives the far future");
@@ -330,7 +331,7 @@ proptest! {
         let mut many: Vec<Window> = (0..partitions).map(|_| given.window(Some(Arc::clone(&counting)))).collect();
         for (seed, at) in arrivals {
             one[0].push(&given.ticket(seed, at));
-            many[seed as usize % partitions].push(&given.ticket(seed, at)); // an id always falls into one partition
+            many[usize::try_from(seed).unwrap() % partitions].push(&given.ticket(seed, at)); // an id always falls into one partition
         }
         prop_assert_eq!(merged(&one), merged(&many));
     }
@@ -369,7 +370,7 @@ proptest! {
                 ring.push(&given.ticket(sorted[next].0, sorted[next].1));
                 next += 1;
             }
-            ring.mark(&mark(number as u64, end_ms));
+            ring.mark(&mark(number.cast_unsigned(), end_ms));
             for slice in ring.changed() {
                 total.add(&slice);
                 published.insert(slice.start_ms, slice);
@@ -388,7 +389,7 @@ proptest! {
         if expected.rows > 0 {
             prop_assert_eq!((total.columns, total.target, total.error_by), (expected.columns, expected.target, expected.error_by));
         }
-        let held: usize = ring.counts().map(|slice| slice.rows as usize).sum();
+        let held: usize = ring.counts().map(|slice| usize::try_from(slice.rows).unwrap()).sum();
         prop_assert_eq!(ring.rows(), held);
     }
 }
