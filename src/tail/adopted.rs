@@ -188,6 +188,11 @@ impl Adopted {
         Some(completed)
     }
 
+    /// Whether `control` is among what was adopted.
+    pub(crate) fn has(&self, control: &Control) -> bool {
+        self.controls.iter().any(|adopted| same(&adopted.control, control))
+    }
+
     /// Whether `control` is in the log, in every partition.
     pub(crate) fn is_done(&self, control: &Control) -> bool {
         self.done.iter().any(|done| same(done, control))

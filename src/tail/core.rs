@@ -134,13 +134,14 @@ impl Core {
 
     /// Begins the chains, and the history with its floor mark, where that has not been done.
     pub fn begin(&mut self) {
-        if self.position.tickets.iter().any(|head| head.chain.seq == 0) {
-            self.control(&Control::ChainStart {
-                id: format!("chain-{}", self.position.tickets[0].chain.id),
-                spec: self.position.spec.clone(),
-                fingerprint: self.position.fingerprint.clone(),
-                partitions: self.position.partitions(),
-            });
+        let start = Control::ChainStart {
+            id: format!("chain-{}", self.position.tickets[0].chain.id),
+            spec: self.position.spec.clone(),
+            fingerprint: self.position.fingerprint.clone(),
+            partitions: self.position.partitions(),
+        };
+        if self.position.tickets.iter().any(|head| head.chain.seq == 0) || self.adopted.has(&start) {
+            self.control(&start);
         }
         if let Some(time) = self.position.place.time()
             && self.position.clock.now_at(Some(time)) != self.position.clock.now()

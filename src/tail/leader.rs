@@ -14,7 +14,9 @@ use crate::clock::now_ms;
 use crate::config::{ClockMode, Tail};
 use crate::log::{LogError, Member, Polled, Producer, TransactError, Transaction};
 use crate::metrics;
+use crate::spec::Spec;
 use crate::stage::{Context, State};
+use crate::ticket::Ticket;
 
 /// How long a call may wait for news before this process looks at its group again.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -130,6 +132,12 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
     Ok(())
 }
 
+/// What is known of a ticket whose record is too large.
+struct Burial {
+    bytes: usize,
+    detail: String,
+}
+
 struct Stage<'c> {
     context: &'c Context,
     source: Box<dyn Source>,
@@ -140,8 +148,8 @@ struct Stage<'c> {
     most: usize,
     /// Events in one transaction: halved when one is too large, doubled after each that is not.
     limit: usize,
-    /// The next ticket is a dead letter: its record is too large even alone.
-    bury: Option<String>,
+    /// The ticket that is a dead letter because its record is too large even alone.
+    bury: Option<Burial>,
     events: Vec<Event>,
     next: usize,
     spoke: Option<Instant>,
@@ -225,7 +233,7 @@ impl Stage<'_> {
                 "topic {topic} does not take a record of {bytes} bytes, not even a dead letter: raise its max.message.bytes"
             )));
         }
-        self.bury = Some(format!("its record of {bytes} bytes is more than topic {topic} takes"));
+        self.bury = Some(Burial { bytes, detail: format!("its record of {bytes} bytes is more than topic {topic} takes") });
         Ok(())
     }
 
@@ -312,9 +320,9 @@ impl Stage<'_> {
             let event = &mut self.events[self.next];
             if let Event::Ticket { normalised, .. } | Event::Row { normalised, .. } = event
                 && let Normalised::Completed(ticket) = normalised
-                && let Some(reason) = self.bury.take()
+                && let Some(burial) = self.bury.take_if(|burial| record_bytes(&self.context.spec, ticket) >= burial.bytes)
             {
-                let letter = DeadLetter::of_ticket(&self.context.spec, ticket, DeadReason::TooLarge, reason);
+                let letter = DeadLetter::of_ticket(&self.context.spec, ticket, DeadReason::TooLarge, burial.detail);
                 *normalised = Normalised::Dead(Box::new(letter));
             }
             match core.take(event, present_ms) {
@@ -380,8 +388,12 @@ impl Stage<'_> {
 
     fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
         let (transaction, counts) = core.seal();
+        let had_records = !transaction.records.is_empty();
         self.transact(producer, transaction)?;
-        self.limit = (self.limit * 2).min(self.most);
+        if had_records && self.next > 0 {
+            // Events were in it, so one that was too large has been passed.
+            self.limit = (self.limit * 2).min(self.most);
+        }
         count(&counts);
         if let Some(now) = core.position().place.time() {
             let behind_ms = now_ms().saturating_sub(i64::from(now.0) * 1_000).max(0);
@@ -479,6 +491,12 @@ impl Stage<'_> {
         }
         Ok(core)
     }
+}
+
+fn record_bytes(spec: &Spec, ticket: &Ticket) -> usize {
+    let mut value = Vec::new();
+    ticket.encode(spec, &mut value);
+    value.len() + ticket.id.key().len()
 }
 
 fn clock_mode(config: &Tail, source: &dyn Source) -> ClockMode {

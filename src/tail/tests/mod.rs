@@ -1,5 +1,7 @@
 //! The stage over the log in memory: whatever fails wherever, `tickets` holds the same.
 
+mod leading;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::normalise::Normalised;
+use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::source::{Event, HistoryPlace, Opened, Place, Resume, Source, SourceError};
 use crate::config::{ClockMode, Config};
 use crate::log::memory::{Fault, MemoryLog};
@@ -66,7 +68,7 @@ fn token(seconds: u32, increment: u32, nth: u32) -> Bytes {
 }
 
 fn spec() -> Spec {
-    Spec::from_toml(include_str!("../../config/execution-tickets.toml")).unwrap()
+    Spec::from_toml(include_str!("../../../config/execution-tickets.toml")).unwrap()
 }
 
 fn ticket(id: &str, completed_at_ms: i64, commit: Option<(u32, u32)>) -> Ticket {
@@ -90,7 +92,7 @@ fn replayed(rows: u32, step_ms: i64) -> Vec<Event> {
             let ticket = ticket(&format!("T{}", row % 97), i64::from(row) * step_ms, None);
             let normalised = if row % 10 == 9 {
                 let detail = "no actual".to_owned();
-                let mut letter = super::normalise::DeadLetter::bare(Some(ticket.id), super::normalise::DeadReason::NoActual, detail);
+                let mut letter = DeadLetter::bare(Some(ticket.id), DeadReason::NoActual, detail);
                 letter.position = Some(format!("line {row}"));
                 Normalised::Dead(Box::new(letter))
             } else {

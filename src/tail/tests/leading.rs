@@ -1,0 +1,234 @@
+//! Who leads, what it refuses, and what takes its place in the stream from elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::log::{Record, Transaction};
+use crate::model_event::ModelEvent;
+use crate::stage::State;
+use crate::tail::position::{Head, Position};
+use crate::tail::time::SourceClock;
+use crate::tail::{PART, TailError};
+
+/// A source that does something once when so many events have been read.
+struct Interrupted<F> {
+    events: Events,
+    after: usize,
+    act: Option<F>,
+}
+
+impl<F: FnOnce() + Send> Source for Interrupted<F> {
+    fn is_replay(&self) -> bool {
+        self.events.is_replay()
+    }
+
+    fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError> {
+        self.events.open(from)
+    }
+
+    fn read(&mut self, most: usize, timeout: Duration, into: &mut Vec<Event>) -> Result<(), SourceError> {
+        if self.events.read >= self.after
+            && let Some(act) = self.act.take()
+        {
+            act();
+        }
+        self.events.read(most, timeout, into)
+    }
+}
+
+fn publish(log: &MemoryLog, topic: &str, key: Option<&str>, value: Vec<u8>) {
+    let key = key.map(|key| Bytes::from(key.to_owned()));
+    let record = Record { topic: Arc::from(topic), partition: 0, key, value: Some(value.into()), headers: Vec::new() };
+    log.producer("test").unwrap().transact(Transaction { records: vec![record], ..Transaction::default() }).unwrap();
+}
+
+fn publish_baseline(log: &MemoryLog, version: u64) {
+    let spec = spec();
+    let value = format!(r#"{{"spec":"{}","fingerprint":"{}","version":{version}}}"#, spec.name, spec.fingerprint());
+    publish(log, "tidemark.baselines", Some(&format!("{}@{version}", spec.name)), value.into_bytes());
+}
+
+fn refusal(context: &Context, events: &Arc<Vec<Event>>) -> String {
+    match crate::tail::run(context, Box::new(source(events, &[]))) {
+        Err(TailError::Refused(reason)) => {
+            assert!(matches!(context.health.all()[PART], State::Failed(_)));
+            reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_leader_that_is_replaced_anywhere_leaves_the_log_as_if_it_had_not_been() {
+    let events = Arc::new(replayed(300, 600_000));
+    let whole = run_to_end(&events, &[20], 3, None);
+    for after in [0, 20, 100, 180, 280] {
+        let log = MemoryLog::new();
+        let first = context(&log, 3, |_| ());
+        let stop = first.stop.clone();
+        let interrupted = Interrupted { events: source(&events, &[20]), after, act: Some(move || stop.ask()) };
+        crate::tail::run(&first, Box::new(interrupted)).unwrap();
+        crate::tail::run(&context(&log, 3, |_| ()), Box::new(source(&events, &[20]))).unwrap();
+        assert_eq!(difference(&both(&log, 3), &whole), None, "stopped after {after}");
+    }
+}
+
+#[test]
+fn a_leader_that_loses_its_partition_stands_by_and_the_next_one_goes_on() {
+    let events = Arc::new(replayed(300, 600_000));
+    let whole = run_to_end(&events, &[20], 3, None);
+    let log = MemoryLog::new();
+    let first = context(&log, 3, |_| ());
+    let second = context(&log, 3, |_| ());
+    let other = log.clone();
+    let interrupted = Interrupted { events: source(&events, &[20]), after: 100, act: Some(move || other.oust(TAIL)) };
+    let standing_by = std::thread::spawn({
+        let (second, events) = (second.clone(), events.clone());
+        move || crate::tail::run(&second, Box::new(source(&events, &[20])))
+    });
+    let leading = std::thread::spawn({
+        let first = first.clone();
+        move || crate::tail::run(&first, Box::new(interrupted))
+    });
+    // Whoever comes to the end ends; the other then leads, finds nothing left to do, and ends too.
+    leading.join().unwrap().unwrap();
+    standing_by.join().unwrap().unwrap();
+    assert_eq!(difference(&both(&log, 3), &whole), None);
+}
+
+#[test]
+fn a_baseline_takes_its_place_where_the_replay_waits_for_it() {
+    let mut events = replayed(300, 600_000);
+    events.insert(200, Event::AwaitBaseline { version: 1 });
+    let events = Arc::new(events);
+    let log = MemoryLog::new();
+    let context = context(&log, 2, |_| ());
+    let publisher = std::thread::spawn({
+        let log = log.clone();
+        move || {
+            let mut follower = log.follow("tidemark.tickets", &[0, 0]).unwrap();
+            let mut tickets = 0;
+            while tickets < 180 {
+                tickets += follower.poll(Duration::from_secs(1)).unwrap().iter().filter(|record| record.key.is_some()).count();
+            }
+            publish_baseline(&log, 1);
+        }
+    });
+    crate::tail::run(&context, Box::new(source(&events, &[20]))).unwrap();
+    publisher.join().unwrap();
+    for partition in contents(&log, "tidemark.tickets", 2) {
+        let at = partition.iter().position(|line| line.starts_with("baseline ")).unwrap();
+        let (before, after) = partition.split_at(at);
+        assert!(before.iter().filter(|line| line.starts_with("mark ")).all(|mark| mark.contains(r#""baseline":null"#)));
+        assert!(after.iter().filter(|line| line.starts_with("mark ")).all(|mark| mark.contains(r#""baseline":1"#)));
+        assert_eq!(after.iter().filter(|line| line.starts_with("baseline ")).count(), 1);
+    }
+    assert_eq!(count(&contents(&log, "tidemark.tickets", 2), "ticket"), 270);
+}
+
+#[test]
+fn decisions_stand_in_every_partition_once_whatever_becomes_of_their_transaction() {
+    let events = Arc::new(replayed(120, 600_000));
+    let run = |fault: Option<(usize, Fault)>| {
+        let log = MemoryLog::new();
+        let context = context(&log, 3, |_| ());
+        publish_baseline(&log, 1);
+        publish_baseline(&log, 2);
+        let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
+        publish(&log, "tidemark.model-events", None, silence.encode());
+        publish(&log, "tidemark.model-events", None, br#"{"kind":"applied","id":"x"}"#.to_vec());
+        publish(&log, "tidemark.model-events", None, b"no json".to_vec());
+        if let Some((after, fault)) = fault {
+            log.inject(TAIL, after, fault);
+        }
+        crate::tail::run(&context, Box::new(source(&events, &[20]))).unwrap();
+        both(&log, 3)
+    };
+    let whole = run(None);
+    assert_eq!((count(&whole[0], "baseline"), count(&whole[0], "silence")), (6, 3));
+    for after in 0..5 {
+        for visible in 0..14 {
+            assert_eq!(difference(&run(Some((after, Fault::Torn { visible }))), &whole), None, "torn {visible} after {after}");
+        }
+    }
+}
+
+#[test]
+fn a_record_that_is_too_large_even_alone_is_a_dead_letter_and_the_others_arrive() {
+    let mut events = replayed(60, 600_000);
+    let Event::Ticket { normalised: Normalised::Completed(large), .. } = &mut events[33] else { panic!() };
+    large.fields[0] = FieldValue::Text("x".repeat(crate::log::MAX_RECORD_BYTES));
+    let [tickets, dead] = run_to_end(&Arc::new(events), &[], 3, None);
+    assert_eq!((count(&tickets, "ticket"), count(&dead, "dead-letter")), (53, 7));
+    assert_eq!(dead.iter().flatten().filter(|line| line.contains("too_large")).count(), 1);
+}
+
+#[test]
+fn tickets_without_a_position_are_never_taken_for_a_first_start() {
+    let log = MemoryLog::new();
+    let context = context(&log, 3, |_| ());
+    publish(&log, "tidemark.tickets", None, b"somebody's".to_vec());
+    assert!(refusal(&context, &Arc::new(replayed(5, 1))).contains("not a first start"));
+}
+
+#[test]
+fn another_number_of_partitions_and_another_topic_are_refused_by_name() {
+    let events = Arc::new(replayed(50, 1));
+    let log = MemoryLog::new();
+    crate::tail::run(&context(&log, 2, |_| ()), Box::new(source(&events, &[]))).unwrap();
+    let value = read(&log, "tidemark.positions", 1)[0].last().unwrap().value.clone().unwrap();
+    let position = Position::decode(&value).unwrap();
+    for (partitions, words) in [(3, "has 3 partitions, but the position describes 2"), (2, "is not the one that the position describes")] {
+        let other = MemoryLog::new();
+        let context = context(&other, partitions, |_| ());
+        publish(&other, "tidemark.positions", Some(&position.spec), value.to_vec());
+        let reason = refusal(&context, &events);
+        assert!(reason.contains(words) && reason.contains("tidemark.tickets"), "{reason}");
+    }
+}
+
+#[test]
+fn another_specs_position_is_refused() {
+    let log = MemoryLog::new();
+    let context = context(&log, 1, |_| ());
+    let position = Position {
+        spec: "another".into(),
+        fingerprint: String::new(),
+        source: String::new(),
+        place: Place::Rows(0),
+        history: None,
+        tickets: vec![Head::begin("a", 0)],
+        dead_letters: vec![Head::begin("b", 0)],
+        clock: SourceClock::new(ClockMode::Tickets),
+        next_mark: 1,
+        next_end_ms: None,
+        baseline: None,
+        baselines_offset: 0,
+        model_events_offset: 0,
+    };
+    publish(&log, "tidemark.positions", Some("another"), position.encode());
+    assert!(refusal(&context, &Arc::new(replayed(5, 1))).contains("the position of spec another"));
+}
+
+#[test]
+fn a_changed_spec_begins_new_chains_and_forgets_the_baseline() {
+    let log = MemoryLog::new();
+    let events = Arc::new(replayed(100, 600_000));
+    let first = context(&log, 1, |_| ());
+    publish_baseline(&log, 1);
+    let stop = first.stop.clone();
+    let interrupted = Interrupted { events: source(&events, &[20]), after: 60, act: Some(move || stop.ask()) };
+    crate::tail::run(&first, Box::new(interrupted)).unwrap();
+    let mut second = context(&log, 1, |_| ());
+    let mut changed = spec();
+    changed.target.max /= 2.0;
+    second.spec = Arc::new(changed);
+    crate::tail::run(&second, Box::new(source(&events, &[20]))).unwrap();
+    let records = read(&log, "tidemark.tickets", 1).remove(0);
+    let starts: Vec<_> = records.iter().filter(|record| record.header(KIND) == Some(b"chain-start")).collect();
+    assert_eq!(starts.len(), 2);
+    let last_mark = records.iter().rfind(|record| record.header(KIND) == Some(b"mark")).unwrap();
+    assert!(String::from_utf8_lossy(last_mark.value.as_deref().unwrap()).contains(r#""baseline":null"#));
+    assert_eq!(records.iter().filter(|record| record.key.is_some()).count(), 90);
+}
