@@ -5,6 +5,7 @@ mod support;
 mod golden;
 mod hostile;
 mod layers;
+mod judge_year;
 mod log_contract;
 mod schemas;
 mod servers;

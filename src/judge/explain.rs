@@ -10,6 +10,8 @@ use crate::summary::Slice;
 const CARRIERS: usize = 5;
 /// Part of the effect below which a category is not worth a name.
 const LEAST_PART: f64 = 0.05;
+/// How many times its share of the rows a category's part of the rise has to be.
+const LEAST_LIFT: f64 = 1.5;
 /// Groups in which the target's fine histogram is shown.
 const TARGET_GROUPS: usize = 20;
 
@@ -124,7 +126,7 @@ impl Case<'_> {
                 let (mean_before, mean_now) = (mean_error(before, column, bin), mean_error(now, column, bin));
                 let grew = share_now * mean_now.unwrap_or(0.0) - share_before * mean_before.unwrap_or(0.0);
                 let part = grew / rise;
-                if part - share_now >= LEAST_PART {
+                if part - share_now >= LEAST_PART && part >= LEAST_LIFT * share_now {
                     carriers.push(Carrier {
                         column: known.name.clone(),
                         category: names.get(bin).cloned().unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! When a change began: the slice boundary that best divides the last days in two.
 
+use crate::clock::{DAY_MS, HOUR_MS};
+
 use super::windows::Sparse;
 
 /// What the slices are divided by.
@@ -17,7 +19,8 @@ pub(crate) enum By<'a> {
         /// By bin of the target's fine histogram.
         ranks: &'a [f64],
     },
-    /// ln(|error| + c) of a series.
+    /// |error| of a series: what its alarm is about. (The logarithm finds a front of bad weather twelve days early when the
+    /// alarm is a day old, the error itself the right hour.)
     Error {
         /// The series.
         series: &'a str,
@@ -35,11 +38,17 @@ struct Part {
 /// Returns the start of the slice with which the change began: the boundary that maximises the between-group sum of squares
 /// `Σ_k S1k²/n1 + S2k²/n2`, where k runs over the bins (the one-hot counts of a column) or is the one mean that is compared.
 ///
+/// The counts of a column are held against the mean of the same hour of day first: which hour a ticket was made in, or what is
+/// done at night, would otherwise divide the days by the clock.
+///
 /// - Cost: slices × bins, once an alarm.
 /// - `None` with fewer than two slices that hold rows.
 /// - Source: Sen and Srivastava (1975), "On Tests for Detecting Change in Mean": the least-squares change point.
 pub(crate) fn onset<'a>(slices: impl Iterator<Item = (i64, &'a Sparse)>, by: By<'_>) -> Option<i64> {
-    let parts = parts(slices, by);
+    let mut parts = parts(slices, by);
+    if matches!(by, By::Column { .. }) {
+        take_out_the_day(&mut parts);
+    }
     let width = parts.first()?.sums.len();
     let rows: f64 = parts.iter().map(|part| part.rows).sum();
     let mut total = vec![0.0; width];
@@ -62,6 +71,30 @@ pub(crate) fn onset<'a>(slices: impl Iterator<Item = (i64, &'a Sparse)>, by: By<
         }
     }
     best.map(|(_, start_ms)| start_ms)
+}
+
+/// Leaves of each slice what is not usual at its hour of the day. Two days are needed to know what is usual.
+fn take_out_the_day(parts: &mut [Part]) {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
+    if last.start_ms - first.start_ms < 2 * DAY_MS {
+        return;
+    }
+    let hour = |part: &Part| usize::try_from(part.start_ms.rem_euclid(DAY_MS) / HOUR_MS).expect("an hour of the day is small");
+    let width = first.sums.len();
+    let mut usual = vec![(0.0, vec![0.0; width]); 24];
+    for part in parts.iter() {
+        let (rows, sums) = &mut usual[hour(part)];
+        *rows += part.rows;
+        for (sum, more) in sums.iter_mut().zip(&part.sums) {
+            *sum += more;
+        }
+    }
+    for part in parts {
+        let (rows, sums) = &usual[hour(part)];
+        for (own, sum) in part.sums.iter_mut().zip(sums) {
+            *own -= part.rows * sum / rows;
+        }
+    }
 }
 
 /// Adds up the partitions of each slice, and leaves out slices without rows.
@@ -91,7 +124,7 @@ fn parts<'a>(slices: impl Iterator<Item = (i64, &'a Sparse)>, by: By<'_>) -> Vec
             }
             By::Error { series } => {
                 if let Some(sums) = slice.errors(series) {
-                    part.sums[0] += sums.log as f64 / crate::summary::LOG_STEPS;
+                    part.sums[0] += sums.abs_us as f64;
                     part.rows += sums.rows as f64;
                 }
             }
@@ -160,6 +193,23 @@ mod tests {
                 assert_eq!(onset(windows.recent(), by), Some(change_at * HOUR_MS), "{by:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_the_clock_does_every_day_is_no_change() {
+        // By day bin 0, by night bin 1; from hour 100 on, in the evening, one ticket in four is in bin 2.
+        let mut windows = Windows::new(&[7], HOUR_MS);
+        for hour in 0..117 {
+            let mut counts = if hour % 24 < 12 { vec![40, 0, 0] } else { vec![0, 40, 0] };
+            if hour >= 100 {
+                counts = counts.into_iter().map(|count| count / 4 * 3).collect();
+                counts[2] = 10;
+            }
+            let slice = Slice { start_ms: hour * HOUR_MS, rows: 40, columns: vec![counts], ..Slice::default() };
+            windows.replace(0, &slice);
+        }
+        windows.advance(117 * HOUR_MS);
+        assert_eq!(onset(windows.recent(), By::Column { column: 0, bins: 3 }), Some(100 * HOUR_MS));
     }
 
     #[test]
