@@ -44,6 +44,11 @@ pub mod watch;
 
 pub mod check;
 
+pub(crate) mod outbox;
+pub mod test_alert;
+pub mod trigger_documents;
+pub mod webhook;
+
 pub mod serve;
 
 pub mod pipeline;

@@ -33,7 +33,6 @@ struct Found {
     alerts: Vec<EpisodeAlert>,
     triggers: Vec<Trigger>,
     status: Status,
-    took: Duration,
     marks: u64,
 }
 
@@ -141,7 +140,6 @@ fn run(baseline: &Baseline, summaries: &[Summary]) -> Found {
             status = Some(serde_json::from_slice(&record.value.unwrap()).unwrap());
         }
     }
-    let took = begun.elapsed();
     context.stop.ask();
     judge.join().unwrap().unwrap();
 
@@ -163,41 +161,96 @@ fn run(baseline: &Baseline, summaries: &[Summary]) -> Found {
     let alerts = alerts.collect();
     let triggers =
         read(&context.topics.retraining_triggers).into_iter().map(|event| serde_json::from_slice(&event.data).unwrap()).collect();
-    Found { alerts, triggers, status: status.unwrap(), took, marks: last }
+    Found { alerts, triggers, status: status.unwrap(), marks: last }
 }
 
-fn print(found: &Found) {
-    for alert in &found.alerts {
-        println!("{} {}", rfc3339(alert.at_ms), alert.summary);
-        for carrier in &alert.carriers {
-            println!(
-                "    {} {}: {:.3} -> {:.3}, part {:.2}, {:?} -> {:?}",
-                carrier.column,
-                carrier.category,
-                carrier.share_before,
-                carrier.share_now,
-                carrier.part,
-                carrier.mean_abs_error_before,
-                carrier.mean_abs_error_now
-            );
-        }
-        for advice in &alert.recommendations {
-            println!("    * {advice}");
-        }
-    }
-    for t in &found.triggers {
-        println!("{} {} {:?} {:?} {} {:?}", rfc3339(t.at_ms), t.id, t.change, t.trigger_type, t.reason, t.closed_because);
-    }
-    println!("{}\n{:?}\n{:?} for {} marks", found.status.summary, found.status.recommendations, found.took, found.marks);
-    let _ = (DAY_MS, parse_rfc3339(""), ClosedBecause::Resolved, TriggerChange::Raised, TriggerType::Drift, found.told());
+/// Start of an hour of the year, as alerts tell it.
+fn hour(text: &str) -> i64 {
+    parse_rfc3339(&format!("{text}:00:00Z")).unwrap()
+}
+
+/// When episodes reached their critical level, and when those ended, by cause.
+fn critical(found: &Found) -> Vec<(String, &str, Change)> {
+    let told = found.told().into_iter();
+    told.filter(|(_, _, _, level)| *level == Level::Critical).map(|(at, cause, change, _)| (at, cause, change)).collect()
+}
+
+fn told<'a>(found: &'a Found, cause: &str, change: Change) -> &'a EpisodeAlert {
+    found.alerts.iter().find(|alert| alert.cause == cause && alert.change == change && alert.level == Level::Critical).unwrap()
+}
+
+fn triggers(found: &Found) -> Vec<(String, TriggerChange, TriggerType, u8, Option<ClosedBecause>)> {
+    let each = found.triggers.iter();
+    each.map(|t| (rfc3339(t.at_ms)[..13].to_owned(), t.change, t.trigger_type, t.priority, t.closed_because)).collect()
+}
+
+fn at(hour: &str) -> String {
+    hour.to_owned()
+}
+
+/// New York's clocks moved on 10 March at 07:00 UTC; the first flights that show it land at 10:00.
+fn the_clock_change_is_found(found: &Found) {
+    let alert = told(found, "hour_of_day", Change::Escalated);
+    assert_eq!(rfc3339(alert.at_ms), "2013-03-16T18:00:00.000Z", "155 hours after the clocks moved");
+    let off_hours = (alert.onset_ms.unwrap() - hour("2013-03-10T10")) / HOUR_MS;
+    assert!((-1..=1).contains(&off_hours), "{}", alert.summary);
+    assert!(alert.recommendations[0].contains("looks like a clock change"), "{:?}", alert.recommendations);
+    assert_eq!(alert.status, Level::Warning, "a single cause is a warning over all");
+    assert!(alert.evidence.iter().all(|look| look.decides && look.calibrated_p.unwrap() < look.alpha.unwrap()));
 }
 
 #[test]
-fn the_real_year_has_its_clock_change_and_no_episode_of_error() {
-    print(&judge_year(|_, _| {}));
+fn the_real_year_has_its_clock_change_a_week_of_retries_and_no_episode_of_error() {
+    let found = judge_year(|_, _| {});
+    the_clock_change_is_found(&found);
+    use Change::{Escalated, Resolved};
+    assert_eq!(
+        critical(&found),
+        [
+            (at("2013-03-16T18"), "hour_of_day", Escalated),
+            (at("2013-07-01T12"), "retry_count", Escalated),
+            (at("2013-07-05T23"), "retry_count", Resolved),
+            (at("2013-11-05T12"), "hour_of_day", Resolved),
+        ]
+    );
+    assert!(found.alerts.iter().all(|alert| alert.cause != "error"));
+    let (single, grave) = ((TriggerType::Drift, 2), (TriggerType::Drift, 4));
+    assert_eq!(
+        triggers(&found),
+        [
+            (at("2013-03-23T18"), TriggerChange::Raised, single.0, single.1, None),
+            (at("2013-07-01T12"), TriggerChange::Closed, single.0, single.1, Some(ClosedBecause::Superseded)),
+            (at("2013-07-01T12"), TriggerChange::Raised, grave.0, grave.1, None),
+            (at("2013-11-05T12"), TriggerChange::Closed, grave.0, grave.1, Some(ClosedBecause::Resolved)),
+        ]
+    );
+    assert_eq!((found.status.status, found.marks), (Some(Level::Ok), 7_353));
 }
 
 #[test]
-fn the_slow_summer_is_found_told_and_ends() {
-    print(&judge_year(slow_down));
+fn the_slow_summer_is_found_explained_told_and_ends() {
+    let found = judge_year(slow_down);
+    the_clock_change_is_found(&found);
+    let begun = hour("2013-07-01T00");
+    for (cause, hours) in [("error", 23), ("target", 42)] {
+        let opened = told(&found, cause, Change::Opened);
+        assert_eq!(opened.at_ms, begun + hours * HOUR_MS, "{}", opened.summary);
+        assert_eq!(opened.onset_ms, Some(begun), "{}", opened.summary);
+        assert_eq!(opened.status, Level::Critical);
+        let resolved = told(&found, cause, Change::Resolved);
+        let after_days = (resolved.at_ms - hour("2013-08-15T00")) / DAY_MS;
+        assert!((1..7).contains(&after_days), "{}", resolved.summary);
+        assert_eq!(resolved.episode, opened.episode);
+        let episodes = found.alerts.iter().filter(|alert| alert.cause == cause && alert.level == Level::Critical).count();
+        assert_eq!(episodes, 2, "one opens, one ends");
+    }
+    let carriers: Vec<&str> = told(&found, "error", Change::Opened).carriers.iter().map(|carrier| carrier.category.as_str()).collect();
+    for slow in ["EXECUTE", "DEPLOY", "TRANSFORM"] {
+        assert!(carriers.contains(&slow), "{slow} is not among {carriers:?}");
+    }
+    let joined: Vec<_> =
+        triggers(&found).into_iter().filter(|trigger| trigger.1 == TriggerChange::Joined).map(|trigger| trigger.0).collect();
+    assert_eq!(joined, [at("2013-07-01T23"), at("2013-07-02T18")]);
+    let largest = found.alerts.iter().map(|alert| serde_json::to_vec(alert).unwrap().len()).max().unwrap();
+    assert!(largest < 50_000, "an alert of {largest} bytes");
 }

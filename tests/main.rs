@@ -11,3 +11,4 @@ mod schemas;
 mod servers;
 mod specs;
 mod tail_mongo;
+mod webhook;
