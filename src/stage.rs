@@ -27,6 +27,19 @@ pub struct Context {
     pub health: Health,
 }
 
+impl Context {
+    /// Returns the name of this process among its twins: as configured, else the host's.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        if !self.config.instance.is_empty() {
+            return self.config.instance.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = host.trim();
+        if host.is_empty() { "this".to_owned() } else { host.to_owned() }
+    }
+}
+
 /// Asks every stage to end. Cloned freely; once asked, it stays asked.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<StopState>);

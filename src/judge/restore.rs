@@ -49,7 +49,7 @@ impl Restored {
 /// The status is the truth: it is the last record of each transaction, so all that belongs to it is visible. Alerts and
 /// triggers beyond it are found by their mark.
 pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<(Restored, Option<Status>), JudgeError> {
-    let id = format!("{}.judge.{}", context.config.kafka.topic_prefix, context.config.instance);
+    let id = format!("{}.judge.{}", context.config.kafka.topic_prefix, context.instance());
     let producer = context.log.producer(&id)?;
     let mut reader = context.log.reader()?;
     let status = last_status(context, reader.as_mut())?;

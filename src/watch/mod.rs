@@ -11,7 +11,7 @@ mod place;
 mod restore;
 mod restorer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::outputs::{Batch, Output};
@@ -34,8 +34,12 @@ const POLL_RESTORING: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often ends of topics are asked for: they bound what a successor reads back, and tell the lag.
 const ENDS: Duration = Duration::from_secs(5);
-/// Fences in a row that mean a twin of the same name, not a passing pause.
-const TWIN_FENCES: u32 = 6;
+/// Fences within [`TWIN_TIME`] that mean a twin of the same name: a rebalance, or a pause, fences once or twice.
+const TWIN_FENCES: usize = 8;
+/// See [`TWIN_FENCES`].
+const TWIN_TIME: Duration = Duration::from_secs(60);
+/// Wait after the first fence; doubled with each further one, five times at most.
+const FENCED: Duration = Duration::from_millis(125);
 /// How long a record may wait at once for the baseline that it names.
 const BASELINE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -55,7 +59,9 @@ pub enum WatchError {
         source: LogError,
     },
     /// Another process uses our transactional id.
-    #[error("fenced {TWIN_FENCES} times in a row as {id}: another process has the same instance name; give each its own with --instance")]
+    #[error(
+        "fenced {TWIN_FENCES} times in a minute as {id}: another process has the same instance name; give each its own with --instance"
+    )]
     Twin {
         /// The transactional id.
         id: String,
@@ -103,7 +109,7 @@ struct Watch<'c> {
     restorer: Restorer,
     /// Records in one transaction at most: halved when one is too large.
     limit: usize,
-    fences: u32,
+    fences: VecDeque<Instant>,
     not_before: Option<Instant>,
     ends_at: Option<Instant>,
     trouble: Option<String>,
@@ -120,7 +126,7 @@ impl<'c> Watch<'c> {
         Ok(Self {
             context,
             plan,
-            transactional_id: format!("{prefix}.watch.{}", context.config.instance),
+            transactional_id: format!("{prefix}.watch.{}", context.instance()),
             group: format!("{prefix}.watch"),
             known: Known::new(),
             producer: None,
@@ -132,7 +138,7 @@ impl<'c> Watch<'c> {
             starved: BTreeMap::new(),
             restorer,
             limit: usize::MAX,
-            fences: 0,
+            fences: VecDeque::new(),
             not_before: None,
             ends_at: None,
             trouble: None,
@@ -163,10 +169,8 @@ impl<'c> Watch<'c> {
         if self.member.is_none() {
             self.member = Some(self.context.log.member(&self.group, &self.plan.topics.tickets)?);
         }
-        self.request_restores()?;
-        self.take_restored()?;
-        self.feed()?;
-        let is_waiting = self.restorer.is_busy() || !self.starved.is_empty();
+        // Polling comes first: whatever fails below, a revoke is heard.
+        let is_waiting = !self.wanting.is_empty() || self.restorer.is_busy() || !self.starved.is_empty();
         let member = self.member.as_mut().expect("just joined");
         match member.poll(if is_waiting { POLL_RESTORING } else { POLL })? {
             Polled::Assigned(partitions) => {
@@ -184,7 +188,9 @@ impl<'c> Watch<'c> {
             }
             Polled::Records(records) => self.take(records)?,
             Polled::Idle => {
-                self.trouble = None;
+                if self.wanting.is_empty() && !self.restorer.is_busy() {
+                    self.trouble = None;
+                }
                 self.say();
                 for partition in self.partitions.keys() {
                     metrics::watch_lags(*partition, 0);
@@ -192,6 +198,9 @@ impl<'c> Watch<'c> {
                 }
             }
         }
+        self.request_restores()?;
+        self.take_restored()?;
+        self.feed()?;
         self.look_at_ends();
         Ok(())
     }
@@ -242,10 +251,9 @@ impl<'c> Watch<'c> {
         let starved: Vec<(u32, u64)> = self.starved.iter().map(|(partition, version)| (*partition, *version)).collect();
         for (partition, version) in starved {
             if self.has_baseline(version)? {
-                self.starved.remove(&partition);
                 let offset = self.partitions.get(&partition).expect("what is starved is at work").place.offset;
                 self.member.as_mut().expect("a partition is assigned by a member").start(partition, offset)?;
-                self.trouble = None;
+                self.starved.remove(&partition);
                 self.say();
             }
         }
@@ -295,10 +303,16 @@ impl<'c> Watch<'c> {
         if taken > 0 {
             self.commit(batch.records, &moved, taken)?;
         }
+        let mut result = Ok(());
         for (partition, need) in needs {
-            self.satisfy(partition, need)?;
+            if let Err(error) = self.satisfy(partition, need) {
+                // Its next delivery would not be the record that it stands at.
+                self.drop_partition(partition);
+                self.wanting.insert(partition);
+                result = Err(error.into());
+            }
         }
-        Ok(())
+        result
     }
 
     /// Commits outputs and offsets together.
@@ -323,7 +337,6 @@ impl<'c> Watch<'c> {
         metrics::watch_transacted(outcome, begun.elapsed());
         match result {
             Ok(()) => {
-                self.fences = 0;
                 self.limit = self.limit.saturating_mul(2);
                 self.count(moved);
                 self.bound_rows();
@@ -368,14 +381,13 @@ impl<'c> Watch<'c> {
         }
     }
 
-    fn satisfy(&mut self, number: u32, need: Need) -> Result<(), Trouble> {
+    fn satisfy(&mut self, number: u32, need: Need) -> Result<(), LogError> {
         match need {
             Need::Baseline(version) => {
                 let begun = Instant::now();
                 while !self.has_baseline(version)? {
                     if begun.elapsed() >= BASELINE_PATIENCE || self.context.stop.wait(Duration::from_millis(20)) {
                         self.starved.insert(number, version);
-                        self.trouble = Some(format!("waiting for baseline {}@{version}", self.plan.spec.name));
                         self.say();
                         return Ok(());
                     }
@@ -436,16 +448,17 @@ impl<'c> Watch<'c> {
                 return Err(WatchError::Log { topic: self.plan.topics.tickets.to_string(), source });
             }
             Trouble::Fenced => {
-                self.fences += 1;
-                if self.fences >= TWIN_FENCES {
+                // A twin's commits and ours take turns, so a success in between says nothing.
+                self.fences.push_back(Instant::now());
+                self.fences.retain(|fenced| fenced.elapsed() < TWIN_TIME);
+                if self.fences.len() >= TWIN_FENCES {
                     return Err(WatchError::Twin { id: self.transactional_id.clone() });
                 }
-                // What the group still gave us may be another's by now: join anew.
+                // A seat in the group that is no longer ours shows as a revoke at the next poll: leaving it by ourselves would
+                // only make the group turn round once more.
                 self.start_over();
-                self.member = None;
-                self.assigned.clear();
-                self.wanting.clear();
-                self.not_before = Some(Instant::now() + RETRY * 2u32.pow(self.fences.min(5)));
+                let doublings = u32::try_from(self.fences.len() - 1).unwrap_or(u32::MAX).min(5);
+                self.not_before = Some(Instant::now() + FENCED * 2u32.pow(doublings));
                 format!("fenced as {}", self.transactional_id)
             }
             Trouble::Lost(reason) => {
@@ -488,6 +501,8 @@ impl<'c> Watch<'c> {
         let busy = self.assigned.len() - self.assigned.iter().filter(|partition| self.partitions.contains_key(partition)).count();
         let state = if let Some(trouble) = &self.trouble {
             State::Waiting(trouble.clone())
+        } else if let Some(version) = self.starved.values().next() {
+            State::Waiting(format!("waiting for baseline {}@{version}", self.plan.spec.name))
         } else if busy > 0 {
             State::Waiting(format!("restoring {busy} of {} partitions", self.assigned.len()))
         } else if !self.assigned.is_empty() {
