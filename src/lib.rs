@@ -43,6 +43,7 @@ pub mod judge;
 pub mod watch;
 
 pub mod check;
+pub mod quiet;
 
 pub(crate) mod outbox;
 pub mod test_alert;

@@ -150,25 +150,32 @@ impl Builder {
 
     /// Takes a completed ticket; one that completed outside the interval is left out.
     pub fn push(&mut self, ticket: &Ticket) {
-        if !self.covers(ticket) {
+        let mut row = std::mem::take(&mut self.row);
+        self.encoder.encode(&ticket.fields, &mut row);
+        self.push_row(&row, ticket.completed_at_ms, ticket.actual, ticket.predicted);
+        self.row = row;
+    }
+
+    /// Takes a completed ticket's row, likewise.
+    pub(crate) fn push_row(&mut self, row: &Row, completed_at_ms: i64, actual: f64, predicted: Option<f64>) {
+        if !self.covers(completed_at_ms) {
             return;
         }
-        let Ok(day) = i32::try_from(ticket.completed_at_ms.div_euclid(DAY_MS)) else { return };
-        self.encoder.encode(&ticket.fields, &mut self.row);
-        for (column, code) in self.codes.iter_mut().zip(&self.row.codes) {
+        let Ok(day) = i32::try_from(completed_at_ms.div_euclid(DAY_MS)) else { return };
+        for (column, code) in self.codes.iter_mut().zip(&row.codes) {
             column.push(*code);
         }
-        for (column, number) in self.numbers.iter_mut().zip(&self.row.numbers) {
+        for (column, number) in self.numbers.iter_mut().zip(&row.numbers) {
             column.push(*number);
         }
-        self.actual.push(ticket.actual);
-        self.predicted.push(stored(ticket.predicted));
+        self.actual.push(actual);
+        self.predicted.push(stored(predicted));
         self.day.push(day);
     }
 
     /// Takes a ticket that has a target but did not complete: success rates are learned from it, nothing else.
     pub fn push_other(&mut self, ticket: &Ticket) {
-        if !self.covers(ticket) {
+        if !self.covers(ticket.completed_at_ms) {
             return;
         }
         self.encoder.encode(&ticket.fields, &mut self.row);
@@ -178,8 +185,8 @@ impl Builder {
         self.other_rows += 1;
     }
 
-    fn covers(&self, ticket: &Ticket) -> bool {
-        (self.from_ms..self.to_ms).contains(&ticket.completed_at_ms)
+    fn covers(&self, completed_at_ms: i64) -> bool {
+        (self.from_ms..self.to_ms).contains(&completed_at_ms)
     }
 
     /// Makes the baseline.

@@ -388,7 +388,7 @@ impl Core {
 }
 
 /// Returns the looks in a row that a cause takes.
-fn patience(rules: &config::Judge, cause: &str) -> Patience {
+pub(crate) fn patience(rules: &config::Judge, cause: &str) -> Patience {
     if rules.decision == Decision::Thresholds {
         return Patience { critical_looks: 1, warning_looks: 1, close_looks: 1 };
     }
