@@ -16,6 +16,7 @@ mod demo;
 mod heard;
 mod mongo;
 mod progress;
+mod quiet;
 mod run;
 mod status;
 mod tickets;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Check the configuration, or show what is in force
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Measure false alarms and delays on years drawn anew from a file's days
+    #[command(hide = true)]
+    QuietYears(quiet::QuietYears),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -190,6 +194,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::Alerts(flags) => alerts::run(&flags, &mut session),
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),
         Command::Config(command) => config::run(command, &mut session),
+        Command::QuietYears(args) => quiet::run(&args, &mut session),
         Command::Completions(which) => completions::run(which, &mut Cli::command(), &mut session.out),
     }
 }

@@ -58,11 +58,15 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads the completed tickets of a file, without its first and last day, which are not whole.
+    /// Reads the tickets of a file that completed in `[from_ms, until_ms)`, without the first and the last day, which may
+    /// not be whole.
+    ///
+    /// What changes within the interval (a clock, a season) is in some of the drawn years and not in others: choose one
+    /// in which nothing did.
     ///
     /// # Errors
     /// [`PoolError`].
-    pub fn read(file: &Path, spec: &Spec) -> Result<Self, PoolError> {
+    pub fn read(file: &Path, spec: &Spec, (from_ms, until_ms): (i64, i64)) -> Result<Self, PoolError> {
         let encoder = Encoder::new(spec)?;
         let task_type = spec.field("task_type").ok_or(PoolError::OtherSpec { field: "task_type" })?;
         let created_at =
@@ -70,6 +74,9 @@ impl Pool {
         let mut days: std::collections::BTreeMap<i64, Vec<Kept>> = std::collections::BTreeMap::new();
         for row in Replay::open(file, spec)? {
             let Normalised::Completed(ticket) = row?.normalised else { continue };
+            if !(from_ms..until_ms).contains(&ticket.completed_at_ms) {
+                continue;
+            }
             let mut encoded = Row::default();
             encoder.encode(&ticket.fields, &mut encoded);
             let is_slowed = matches!(&ticket.fields[task_type], FieldValue::Text(text) if SLOWED.contains(&text.as_str()));
