@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bson::{RawBsonRef, RawDocument};
+use bson::{Bson, RawBsonRef, RawDocument};
 
 use super::Why;
 use super::extjson::{Count, Form, Sink, put_value};
@@ -87,5 +87,28 @@ impl<'a> Found<'a> for BsonValue<'a> {
 
     fn put_canonical(self, sink: &mut impl Sink) -> Result<(), Why> {
         put_value(sink, self.0.ok_or(Why::Malformed)?, Form::Canonical)
+    }
+}
+
+/// Returns what a value that stands alone is.
+pub(super) fn scalar_of<'a>(value: Bson) -> Scalar<'a> {
+    match value {
+        Bson::Null | Bson::Undefined => Scalar::Null,
+        Bson::Boolean(value) => Scalar::Bool(value),
+        Bson::Int32(number) => Scalar::Integer(i64::from(number)),
+        Bson::Int64(number) => Scalar::Integer(number),
+        Bson::Double(number) => Scalar::Number(number),
+        Bson::Decimal128(number) => number.to_string().parse().map_or(Scalar::Malformed, Scalar::Number),
+        Bson::DateTime(date) => Scalar::Date(date.timestamp_millis()),
+        Bson::String(text) | Bson::Symbol(text) => Scalar::Text(Cow::Owned(text)),
+        Bson::Array(_) => Scalar::Other("a list"),
+        Bson::Document(_) => Scalar::Other("a document"),
+        Bson::ObjectId(_) => Scalar::Other("an ObjectId"),
+        Bson::Binary(_) => Scalar::Other("binary data"),
+        Bson::Timestamp(_) => Scalar::Other("a replication timestamp"),
+        Bson::RegularExpression(_) => Scalar::Other("a regular expression"),
+        Bson::JavaScriptCode(_) | Bson::JavaScriptCodeWithScope(_) => Scalar::Other("code"),
+        Bson::DbPointer(_) => Scalar::Other("a DBPointer"),
+        Bson::MinKey | Bson::MaxKey => Scalar::Other("a key bound"),
     }
 }

@@ -7,6 +7,7 @@ use bson::{Bson, RawBson};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bson::scalar_of;
 use super::extjson::{Count, Form, Sink, put_double, put_escaped, put_integer, put_text, put_value};
 use super::paths::{Paths, ROOT};
 use super::value::{Found, Scalar};
@@ -98,7 +99,7 @@ impl<'a> Found<'a> for JsonValue<'a> {
             Some(b't') => Scalar::Bool(true),
             Some(b'f') => Scalar::Bool(false),
             Some(b'[') => Scalar::Other("a list"),
-            Some(b'{') => extended(self.0).map_or(Scalar::Other("a document"), extended_scalar),
+            Some(b'{') => extended(self.0).map_or(Scalar::Other("a document"), scalar_of),
             _ => match self.0.parse::<i64>() {
                 Ok(number) => Scalar::Integer(number),
                 Err(_) => self.0.parse().map_or(Scalar::Malformed, Scalar::Number),
@@ -155,25 +156,6 @@ fn extended(object: &str) -> Option<Bson> {
     match serde_json::from_str(object) {
         Ok(Bson::Document(_)) | Err(_) => None,
         Ok(value) => Some(value),
-    }
-}
-
-fn extended_scalar<'a>(value: Bson) -> Scalar<'a> {
-    match value {
-        Bson::Undefined => Scalar::Null,
-        Bson::Int32(number) => Scalar::Integer(i64::from(number)),
-        Bson::Int64(number) => Scalar::Integer(number),
-        Bson::Double(number) => Scalar::Number(number),
-        Bson::Decimal128(number) => number.to_string().parse().map_or(Scalar::Malformed, Scalar::Number),
-        Bson::DateTime(date) => Scalar::Date(date.timestamp_millis()),
-        Bson::Symbol(text) => Scalar::Text(Cow::Owned(text)),
-        Bson::ObjectId(_) => Scalar::Other("an ObjectId"),
-        Bson::Binary(_) => Scalar::Other("binary data"),
-        Bson::Timestamp(_) => Scalar::Other("a replication timestamp"),
-        Bson::RegularExpression(_) => Scalar::Other("a regular expression"),
-        Bson::JavaScriptCode(_) | Bson::JavaScriptCodeWithScope(_) => Scalar::Other("code"),
-        Bson::DbPointer(_) => Scalar::Other("a DBPointer"),
-        _ => Scalar::Other("a key bound"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! counted in [`Unreadable`].
 
 mod bson;
+mod columns;
 mod dead;
 mod extjson;
 mod json;
@@ -14,6 +15,7 @@ mod value;
 
 use ::bson::{RawBsonRef, RawDocument};
 
+pub(crate) use columns::Columns;
 pub use dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected};
 
 pub use time::{EARLIEST_MS, LATEST_MS, from_rfc3339, is_plausible, to_rfc3339};
@@ -164,6 +166,33 @@ impl Normaliser {
         };
         if let Normalised::Dead(dead) = &mut normalised {
             dead.position = Some(format!("line {line}"));
+        }
+        normalised
+    }
+}
+
+impl Normaliser {
+    /// Whether a column of this name is read.
+    pub(crate) fn reads_column(&self, name: &str) -> bool {
+        columns::place_of(&self.paths, name).is_some()
+    }
+
+    /// Finds the places of columns, all of one length.
+    ///
+    /// # Errors
+    /// The name of a column, when another one is read at the same place.
+    pub(crate) fn columns(&self, columns: Vec<(String, Box<dyn polars_arrow::array::Array>)>) -> Result<Columns, String> {
+        Columns::find(&self.paths, columns)
+    }
+
+    /// Reads a row of columns. `number` is its number, from 1, for the dead letter's position.
+    pub(crate) fn from_columns(&self, columns: &Columns, row: usize, number: u64, unreadable: &mut Unreadable) -> Normalised {
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        columns.row(row, slots);
+        let mut normalised = self.conclude(slots, Completion::ByStatus, unreadable);
+        if let Normalised::Dead(dead) = &mut normalised {
+            dead.position = Some(format!("row {number}"));
         }
         normalised
     }

@@ -2,6 +2,7 @@
 
 mod lines;
 mod pace;
+mod parquet;
 mod slowdown;
 mod source;
 
@@ -16,6 +17,7 @@ pub use slowdown::Slowdown;
 pub use source::{ReplayPlan, ReplaySource};
 
 use lines::{Kind, Line, Lines};
+use parquet::ParquetRows;
 
 use super::normalise::{DeadLetter, DeadReason, Normalised, Normaliser, Projected, Unreadable};
 use crate::spec::Spec;
@@ -118,6 +120,7 @@ pub struct Replay {
 
 enum Rows {
     Lines(Lines),
+    Parquet(Box<ParquetRows>),
 }
 
 impl Replay {
@@ -128,6 +131,7 @@ impl Replay {
     pub fn open(file: &Path, spec: &Spec) -> Result<Self, ReplayError> {
         let failed = |source| ReplayError::Open { file: file.to_owned(), source };
         let read = Arc::new(AtomicU64::new(0));
+        let normaliser = Normaliser::new(spec);
         let (kind, input, total) = if is_stdin(file) {
             let (kind, input) = lines::look(io::stdin(), &read).map_err(failed)?;
             (kind, input, None)
@@ -144,11 +148,19 @@ impl Replay {
         let rows = match kind {
             Kind::Empty => return Err(ReplayError::Empty { file: file.to_owned() }),
             _ if says_parquet && kind != Kind::Parquet => return Err(ReplayError::NotParquet { file: file.to_owned() }),
+            Kind::Parquet if is_stdin(file) => {
+                let reason = "Parquet is read from its end; give the name of a file".to_owned();
+                return Err(ReplayError::Unreadable { file: file.to_owned(), row: 0, reason });
+            }
+            Kind::Parquet => {
+                let opened = File::open(file).map_err(failed)?;
+                Rows::Parquet(Box::new(ParquetRows::open(file, opened, &normaliser, Arc::clone(&read))?))
+            }
             _ => Rows::Lines(Lines::unpack(kind, input).map_err(failed)?),
         };
         Ok(Self {
             file: file.to_owned(),
-            normaliser: Normaliser::new(spec),
+            normaliser,
             slowdown: None,
             rows,
             unreadable: Unreadable::default(),
@@ -180,7 +192,10 @@ impl Replay {
     /// # Errors
     /// [`ReplayError`]; a file that has fewer rows is unreadable after its last.
     pub fn skip_rows(&mut self, rows: u64) -> Result<(), ReplayError> {
-        let Rows::Lines(lines) = &mut self.rows;
+        let lines = match &mut self.rows {
+            Rows::Lines(lines) => lines,
+            Rows::Parquet(parquet) => return parquet.skip(&self.file, &self.normaliser, rows),
+        };
         while lines.number < rows {
             match lines.next() {
                 Ok(Some(_)) => {}
@@ -194,8 +209,14 @@ impl Replay {
         Ok(())
     }
 
-    fn next_line(&mut self) -> Result<Option<Row>, ReplayError> {
-        let Rows::Lines(lines) = &mut self.rows;
+    fn next_row(&mut self) -> Result<Option<Row>, ReplayError> {
+        let lines = match &mut self.rows {
+            Rows::Lines(lines) => lines,
+            Rows::Parquet(parquet) => {
+                let normalised = parquet.next(&self.file, &self.normaliser, &mut self.unreadable)?;
+                return Ok(normalised.map(|normalised| Row { number: parquet.number, normalised }));
+            }
+        };
         loop {
             let number = lines.number + 1;
             let line = match lines.next() {
@@ -224,7 +245,7 @@ impl Iterator for Replay {
         if self.is_over {
             return None;
         }
-        let mut row = self.next_line();
+        let mut row = self.next_row();
         self.is_over = !matches!(row, Ok(Some(_)));
         if let (Ok(Some(Row { normalised: Normalised::Completed(ticket), .. })), Some(slowdown)) = (&mut row, &self.slowdown) {
             slowdown.apply(ticket);

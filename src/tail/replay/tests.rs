@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::ticket::FieldValue;
 
 const LINE: &str = r#"{"ticket_id":"a","status":"COMPLETED","completed_at":1362898861000,"actual_duration_ms":60000}"#;
 
@@ -125,4 +126,78 @@ fn unreadable_fields_are_counted_until_they_are_taken() {
     assert_eq!(replay.by_ref().count(), 2);
     assert_eq!(replay.take_unreadable().iter().map(|(_, why, count)| (why.name(), count)).collect::<Vec<_>>(), [("wrong_type", 2)]);
     assert!(replay.take_unreadable().is_empty());
+}
+
+const STRUCTURED: &[u8] = include_bytes!("../../../tests/golden/tickets.parquet");
+const FLAT: &[u8] = include_bytes!("../../../tests/golden/tickets-flat.parquet");
+
+fn field(row: &Row, name: &str) -> FieldValue {
+    match &row.normalised {
+        Normalised::Completed(ticket) => ticket.fields[spec().field(name).unwrap()].clone(),
+        other => panic!("not completed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_parquet_file_of_structures_is_read_like_the_documents_it_was_made_of() {
+    let rows = read("tickets.parquet", STRUCTURED).unwrap();
+    assert_eq!(numbers(&rows), [1, 2, 3, 4, 5]);
+    let Normalised::Completed(first) = &rows[0].normalised else { panic!("{:?}", rows[0]) };
+    assert_eq!((first.id.json(), first.completed_at_ms, first.actual), ("\"t0\"", 1_362_898_861_500, 60_000.5));
+    assert_eq!(first.predicted, Some(50_000.0));
+    assert_eq!(field(&rows[0], "risk_band"), FieldValue::Missing);
+    assert_eq!(field(&rows[1], "risk_band"), FieldValue::Text("high".to_owned()));
+    assert_eq!(field(&rows[1], "qos_delivery"), FieldValue::Text("exactly_once".to_owned()));
+    assert_eq!(field(&rows[1], "qos_durability"), FieldValue::Missing);
+    assert_eq!(field(&rows[1], "sla_timeout_ms"), FieldValue::Number(300_001.0));
+    assert_eq!(field(&rows[1], "capabilities"), FieldValue::Number(1.0));
+    assert_eq!(field(&rows[2], "capabilities"), FieldValue::Missing);
+    assert_eq!(field(&rows[1], "retry_count"), FieldValue::Number(1.0));
+    assert_eq!(field(&rows[1], "created_at"), FieldValue::Number(1_362_898_800_500.0));
+    let parameters = r#"{"k":"v","n":1.5,"list":[1,2]}"#;
+    assert_eq!(field(&rows[1], "parameters_size"), FieldValue::Number(parameters.len() as f64));
+    assert!(matches!(&rows[3].normalised, Normalised::Other(Some(_))));
+    match &rows[4].normalised {
+        Normalised::Dead(dead) => {
+            assert_eq!((dead.reason, dead.position.as_deref()), (DeadReason::NoCompletedAt, Some("row 5")));
+            assert!(!dead.fields.text.contains("hunter2"));
+        }
+        other => panic!("no dead letter: {other:?}"),
+    }
+}
+
+#[test]
+fn a_parquet_file_of_dotted_columns_is_read_as_well() {
+    let rows = read("flat", FLAT).unwrap();
+    assert_eq!(field(&rows[0], "sla_timeout_ms"), FieldValue::Number(5.0));
+    assert_eq!(field(&rows[0], "qos_durability"), FieldValue::Text("persistent".to_owned()));
+    assert_eq!(field(&rows[0], "created_at"), FieldValue::Number(1_362_873_600_000.0));
+    assert_eq!(field(&rows[0], "parameters_size"), FieldValue::Number(44.0));
+    assert!(matches!(&rows[0].normalised, Normalised::Completed(ticket) if ticket.id.json() == r#"{"$numberLong":"1"}"#));
+    assert!(matches!(&rows[1].normalised, Normalised::Dead(dead) if dead.reason == DeadReason::NoActual));
+}
+
+#[test]
+fn rows_of_parquet_are_skipped_within_and_over_row_groups() {
+    let (_folder, file) = write("tickets.parquet", STRUCTURED);
+    for skipped in 0..=5 {
+        let mut replay = Replay::open(&file, &spec()).unwrap();
+        replay.skip_rows(skipped).unwrap();
+        let rows: Vec<Row> = replay.collect::<Result<_, _>>().unwrap();
+        assert_eq!(numbers(&rows), (skipped + 1..=5).collect::<Vec<_>>());
+    }
+    let error = Replay::open(&file, &spec()).unwrap().skip_rows(6).unwrap_err().to_string();
+    assert!(error.contains("fewer than the 6 rows"), "{error}");
+}
+
+#[test]
+fn a_broken_parquet_file_is_an_error_and_never_a_panic() {
+    assert!(matches!(read("cut.parquet", &STRUCTURED[..STRUCTURED.len() / 2]), Err(ReplayError::Unreadable { row: 0, .. })));
+    let other = include_str!("../../../config/parcel-deliveries.toml").replace("\"carrier\"", "\"haulier\"");
+    let (_folder, file) = write("flat.parquet", FLAT);
+    let error = Replay::open(&file, &Spec::from_toml(&other).unwrap()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("the spec reads none of its columns: ticket_id, status"), "{error}");
+    for end in (4..STRUCTURED.len()).step_by(997) {
+        assert!(read("cut.parquet", &STRUCTURED[..end]).is_err(), "cut at {end}");
+    }
 }
