@@ -33,7 +33,7 @@ pub(crate) fn verdict(runs: usize) -> Vec<Figure> {
         .map(|&rows| {
             let mut window =
                 Window::new(Arc::clone(&encoder), Shape { slice_ms: HOUR_MS, longest_ms: 7 * DAY_MS }, Some(Arc::clone(&counting)));
-            flights::spread(&tickets, rows, START_MS, START_MS + 7 * DAY_MS).for_each(|ticket| drop(window.push(&ticket)));
+            flights::spread(&tickets, rows, START_MS, START_MS + 7 * DAY_MS).for_each(|ticket| _ = window.push(&ticket));
             window.mark(&Mark { number: 1, end_ms: START_MS + 7 * DAY_MS, partitions: 1, baseline: Some(1) });
             window.counts().cloned().collect()
         })
