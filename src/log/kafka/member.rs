@@ -1,4 +1,9 @@
 //! A member of a consumer group, whose partitions deliver nothing before they are started.
+//!
+//! The client that is the member fetches nothing: it holds the seat. Records come through a second client that belongs to no
+//! group and is thrown away whenever the caller goes back or gives up. Assigning the same partition again while librdkafka is
+//! still stopping it ends the process (2.12: `rd_kafka_assignment_partition_stopped`, assertion `rktp_started`), and a session
+//! that timed out under load does just that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +28,9 @@ use crate::log::{Committed, Delivered, LogError, Member, Membership, MembershipO
 /// As long as another's transaction may hold the offsets back, and the broker's own 10 s to notice.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(20);
 
+/// How often the group is served while records are waited for.
+const SEATED_EVERY: Duration = Duration::from_millis(100);
+
 pub(super) struct KafkaMember {
     group: String,
     topic: String,
@@ -30,8 +38,11 @@ pub(super) struct KafkaMember {
     cluster: Arc<Cluster>,
     /// The partitions that the caller holds; next offset to be delivered of those that were started.
     held: BTreeMap<u32, Option<i64>>,
-    /// A start that librdkafka has not been told of.
-    restart: bool,
+    /// Fetches what was started; `None` before anything is, and after a change.
+    fetcher: Option<BaseConsumer<Notices>>,
+    properties: Properties,
+    /// Partitions that were started and that the fetcher has not been told of.
+    fresh: Vec<u32>,
     generation: Option<Arc<ConsumerGroupMetadata>>,
 }
 
@@ -75,7 +86,8 @@ impl ClientContext for Seat {
 }
 
 impl ConsumerContext for Seat {
-    /// Answers a new generation with an empty assignment: what is fetched is decided by [`Member::start`] alone.
+    /// Answers a new generation with an empty assignment: what is fetched is decided by [`Member::start`] alone, and by another
+    /// client.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let answered = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             let partitions = partitions.elements().iter().filter_map(|entry| u32::try_from(entry.partition()).ok()).collect();
@@ -102,7 +114,17 @@ impl KafkaMember {
         let consumer = properties.member(group, seat)?;
         consumer.subscribe(&[topic]).map_err(|error| unavailable(doing(), &error))?;
         let (group, topic) = (group.to_owned(), topic.to_owned());
-        Ok(Self { group, topic, consumer, cluster, held: BTreeMap::new(), restart: false, generation: None })
+        Ok(Self {
+            group,
+            topic,
+            consumer,
+            cluster,
+            held: BTreeMap::new(),
+            fetcher: None,
+            properties: properties.clone(),
+            fresh: Vec::new(),
+            generation: None,
+        })
     }
 
     /// Takes the next change of generation over; says what the caller has to know of it.
@@ -110,46 +132,69 @@ impl KafkaMember {
         match self.consumer.context().pop()? {
             Change::Assigned(partitions, generation) => {
                 self.held = partitions.iter().map(|&partition| (partition, None)).collect();
+                self.forget_fetcher();
                 self.generation = generation.map(Arc::new);
                 (!partitions.is_empty()).then_some(Polled::Assigned(partitions))
             }
             Change::Revoked => {
                 self.generation = None;
+                self.forget_fetcher();
                 let partitions: Vec<u32> = std::mem::take(&mut self.held).into_keys().collect();
                 (!partitions.is_empty()).then_some(Polled::Revoked(partitions))
             }
         }
     }
 
-    /// Tells librdkafka what to fetch: every started partition, from its next offset.
+    fn forget_fetcher(&mut self) {
+        self.fetcher = None;
+        self.fresh.clear();
+    }
+
+    /// Fetches every started partition, from its next offset.
     fn fetch_started(&mut self) -> Result<(), LogError> {
-        if !self.restart || self.consumer.context().has_changed() {
+        if self.fresh.is_empty() || self.consumer.context().has_changed() {
             return Ok(());
         }
-        let mut partitions = TopicPartitionList::with_capacity(self.held.len());
-        let started = self.held.iter().filter_map(|(partition, offset)| offset.map(|offset| (*partition, offset)));
         let doing = || format!("fetching from {}", self.topic);
-        for (partition, offset) in started {
-            let added = partitions.add_partition_offset(&self.topic, native(partition), Offset::Offset(offset));
+        let mut partitions = TopicPartitionList::with_capacity(self.fresh.len());
+        for partition in &self.fresh {
+            let Some(offset) = self.held.get(partition).copied().flatten() else { continue };
+            let added = partitions.add_partition_offset(&self.topic, native(*partition), Offset::Offset(offset));
             added.map_err(|error| unavailable(doing(), &error))?;
         }
-        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))?;
-        self.restart = false;
+        if self.fetcher.is_none() {
+            self.fetcher = Some(self.properties.fetcher(Notices::new(&self.group))?);
+        }
+        let fetcher = self.fetcher.as_ref().expect("it was made just now");
+        fetcher.incremental_assign(&partitions).map_err(|error| unavailable(doing(), &error))?;
+        self.fresh.clear();
         Ok(())
+    }
+
+    /// Has every started partition fetched anew, from its next offset.
+    fn fetch_anew(&mut self) {
+        self.fetcher = None;
+        self.fresh = self.held.iter().filter(|(_, next)| next.is_some()).map(|(partition, _)| *partition).collect();
     }
 
     /// Reads what is there, up to a bound, waiting for the first record only. Nothing when the generation changed meanwhile:
     /// whatever was read then belongs to the next owner.
     fn batch(&mut self, wait: Duration) -> Result<Vec<Delivered>, LogError> {
         let mut records = Vec::new();
-        let (mut bytes, mut wait) = (0, wait);
+        let mut bytes = 0;
         let mut failure = None;
-        while records.len() < POLL_RECORDS && bytes < POLL_BYTES {
-            let polled = self.consumer.poll(wait);
+        // Serves the group: callbacks, and the sign of life.
+        let seated = self.consumer.poll(if self.fetcher.is_some() { Duration::ZERO } else { wait });
+        if let Some(Err(error)) = seated {
+            failure = Some(error);
+        }
+        let mut wait = wait;
+        while let Some(fetcher) = self.fetcher.as_ref().filter(|_| records.len() < POLL_RECORDS && bytes < POLL_BYTES && failure.is_none())
+        {
             if self.consumer.context().has_changed() {
                 return Ok(Vec::new());
             }
-            match polled {
+            match fetcher.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
                     let next = self.held.get_mut(&fetch::partition_of(&message)).and_then(Option::as_mut);
@@ -159,12 +204,12 @@ impl KafkaMember {
                     bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
                     records.push(record);
                 }
-                Some(Err(error)) => {
-                    failure = Some(error);
-                    break;
-                }
+                Some(Err(error)) => failure = Some(error),
             }
             wait = Duration::ZERO;
+        }
+        if self.consumer.context().has_changed() {
+            return Ok(Vec::new());
         }
         match failure {
             // What was read before the error is in order; the error will come again if it matters.
@@ -183,7 +228,7 @@ impl KafkaMember {
                     }
                 }
                 // All are within bounds by now: fetch again.
-                self.restart = true;
+                self.fetch_anew();
                 Ok(())
             }
             // librdkafka goes on by itself: it connects again, or rejoins and says so by a revoke.
@@ -205,7 +250,7 @@ impl Member for KafkaMember {
                 }
             }
             self.fetch_started()?;
-            let records = self.batch(give_up.saturating_duration_since(Instant::now()))?;
+            let records = self.batch(give_up.saturating_duration_since(Instant::now()).min(SEATED_EVERY))?;
             if !records.is_empty() {
                 return Ok(Polled::Records(records));
             }
@@ -237,8 +282,12 @@ impl Member for KafkaMember {
             return Err(LogError::Unavailable { doing, reason: "it is not assigned to this member".to_owned() });
         };
         crate::log::within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, offset)?;
-        *held = Some(offset);
-        self.restart = true;
+        let is_again = held.replace(offset).is_some();
+        if is_again {
+            self.fetch_anew();
+        } else {
+            self.fresh.push(partition);
+        }
         Ok(())
     }
 

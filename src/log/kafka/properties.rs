@@ -125,6 +125,11 @@ impl Properties {
         self.build(&config, context)
     }
 
+    /// For a client that fetches what a member was assigned.
+    pub(super) fn fetcher<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
+        self.build(&self.consumer(&format!("{}.fetcher", self.prefix)), context)
+    }
+
     fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.with_defaults(&CONSUMER);
         config
