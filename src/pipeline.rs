@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::judge::{self, JudgeError};
 use crate::stage::{Context, State};
 use crate::tail::{self, Source, TailError};
+use crate::trigger_documents::{self, TriggerDocumentsError};
 use crate::watch::{self, WatchError};
+use crate::webhook::{self, Feed, WebhookError};
 
 /// A stage of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,31 @@ impl std::str::FromStr for Stage {
     }
 }
 
+/// What has a thread of its own: the stages, and what carries the judge's records on to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A stage.
+    Stage(Stage),
+    /// Posts a feed to the webhook.
+    Webhook(Feed),
+    /// Writes trigger documents to MongoDB.
+    TriggerDocuments,
+}
+
+impl Part {
+    /// Carriers run beside the judge: where its records are made, they are carried on.
+    const CARRIERS: [Self; 3] = [Self::Webhook(Feed::Alerts), Self::Webhook(Feed::Triggers), Self::TriggerDocuments];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stage(stage) => stage.name(),
+            Self::Webhook(Feed::Alerts) => "webhook-alerts",
+            Self::Webhook(Feed::Triggers) => "webhook-triggers",
+            Self::TriggerDocuments => "trigger-documents",
+        }
+    }
+}
+
 /// Why the pipeline ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -54,6 +81,12 @@ pub enum PipelineError {
     /// The third stage failed.
     #[error("judge stopped: {0}")]
     Judge(#[from] JudgeError),
+    /// The webhook failed; a receiver that does is no failure.
+    #[error("the webhook stopped: {0}")]
+    Webhook(#[from] WebhookError),
+    /// Trigger documents failed; a MongoDB that is away is no failure.
+    #[error("trigger documents stopped: {0}")]
+    TriggerDocuments(#[from] TriggerDocumentsError),
     /// A stage broke a promise of its own.
     #[error(
         "{0} panicked; its message is in the log above. Nothing is lost: a restart replays from the committed position. Please report it"
@@ -70,8 +103,8 @@ pub enum PipelineError {
 /// The stages that run in this process.
 pub struct Pipeline {
     context: Context,
-    running: Vec<(Stage, JoinHandle<()>)>,
-    ends: Receiver<(Stage, Result<(), PipelineError>)>,
+    running: Vec<(Part, JoinHandle<()>)>,
+    ends: Receiver<(Part, Result<(), PipelineError>)>,
 }
 
 impl Pipeline {
@@ -82,30 +115,31 @@ impl Pipeline {
     pub fn start(context: &Context, stages: &[Stage], mut source: Option<Box<dyn Source>>) -> Result<Self, PipelineError> {
         let (sender, ends) = channel();
         let mut running = Vec::new();
-        for &stage in stages {
-            let stage_source = if stage == Stage::Tail { source.take() } else { None };
-            let handle = spawn(context.clone(), stage, stage_source, sender.clone())?;
-            running.push((stage, handle));
+        let carriers = if stages.contains(&Stage::Judge) { &Part::CARRIERS[..] } else { &[] };
+        for part in stages.iter().map(|stage| Part::Stage(*stage)).chain(carriers.iter().copied()) {
+            let its_source = if part == Part::Stage(Stage::Tail) { source.take() } else { None };
+            let handle = spawn(context.clone(), part, its_source, sender.clone())?;
+            running.push((part, handle));
         }
         Ok(Self { context: context.clone(), running, ends })
     }
 
     /// Waits for at most `time` until a stage ends, and returns which and how. A stage that ends in failure, or a panic,
     /// asks all others to stop.
-    pub fn wait(&mut self, time: Duration) -> Option<(Stage, Result<(), PipelineError>)> {
-        let (stage, end) = self.ends.recv_timeout(time).ok()?;
-        self.running.retain(|(running, _)| *running != stage);
+    pub fn wait(&mut self, time: Duration) -> Option<(Part, Result<(), PipelineError>)> {
+        let (part, end) = self.ends.recv_timeout(time).ok()?;
+        self.running.retain(|(running, _)| *running != part);
         if let Err(error) = &end {
-            self.context.health.set(stage.name(), State::Failed(error.to_string()));
+            self.context.health.set(part.name(), State::Failed(error.to_string()));
             self.context.stop.ask();
         }
-        Some((stage, end))
+        Some((part, end))
     }
 
     /// Whether `stage` is still running.
     #[must_use]
     pub fn runs(&self, stage: Stage) -> bool {
-        self.running.iter().any(|(running, _)| *running == stage)
+        self.running.iter().any(|(running, _)| *running == Part::Stage(stage))
     }
 
     /// Whether any stage is still running.
@@ -122,8 +156,8 @@ impl Pipeline {
         self.context.stop.ask();
         let deadline = Instant::now() + time;
         let mut first = Ok(());
-        while let Some((stage, _)) = self.running.first() {
-            let name = stage.name();
+        while let Some((part, _)) = self.running.first() {
+            let name = part.name();
             match self.wait(deadline.saturating_duration_since(Instant::now())) {
                 Some((_, end)) => first = first.and(end),
                 None => return first.and(Err(PipelineError::Stuck(name, time))),
@@ -135,24 +169,26 @@ impl Pipeline {
 
 fn spawn(
     context: Context,
-    stage: Stage,
+    part: Part,
     source: Option<Box<dyn Source>>,
-    ends: Sender<(Stage, Result<(), PipelineError>)>,
+    ends: Sender<(Part, Result<(), PipelineError>)>,
 ) -> Result<JoinHandle<()>, PipelineError> {
     let body = move || {
-        let run = std::panic::AssertUnwindSafe(|| run(&context, stage, source));
-        let end = std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(stage.name())));
+        let run = std::panic::AssertUnwindSafe(|| run(&context, part, source));
+        let end = std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(part.name())));
         // The receiver is gone only when nobody waits for the stages any more.
-        drop(ends.send((stage, end)));
+        drop(ends.send((part, end)));
     };
-    std::thread::Builder::new().name(stage.name().to_owned()).spawn(body).map_err(|error| PipelineError::Spawn(stage.name(), error))
+    std::thread::Builder::new().name(part.name().to_owned()).spawn(body).map_err(|error| PipelineError::Spawn(part.name(), error))
 }
 
-fn run(context: &Context, stage: Stage, source: Option<Box<dyn Source>>) -> Result<(), PipelineError> {
-    match stage {
-        Stage::Tail => tail::run(context, source.expect("tail is started with a source"))?,
-        Stage::Watch => watch::run(context)?,
-        Stage::Judge => judge::run(context)?,
+fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>) -> Result<(), PipelineError> {
+    match part {
+        Part::Stage(Stage::Tail) => tail::run(context, source.expect("tail is started with a source"))?,
+        Part::Stage(Stage::Watch) => watch::run(context)?,
+        Part::Stage(Stage::Judge) => judge::run(context)?,
+        Part::Webhook(feed) => webhook::run(context, feed)?,
+        Part::TriggerDocuments => trigger_documents::run(context)?,
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::cli::heard::Heard;
 use crate::cli::session::Session;
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
-use crate::pipeline::{Pipeline, PipelineError, Stage};
+use crate::pipeline::{Part, Pipeline, PipelineError, Stage};
 use crate::stage::{Context, Health, State, Stop};
 use crate::tail::Source;
 use crate::tail::mongo::MongoSource;
@@ -106,9 +106,9 @@ fn watch_over(context: &Context, pipeline: &mut Pipeline, replays: bool) -> Resu
     let mut tail_ended = false;
     let mut told = std::collections::BTreeMap::new();
     while !context.stop.is_asked() {
-        if let Some((stage, end)) = pipeline.wait(Duration::from_millis(200)) {
+        if let Some((part, end)) = pipeline.wait(Duration::from_millis(200)) {
             end.map_err(failed)?;
-            tail_ended |= stage == Stage::Tail;
+            tail_ended |= part == Part::Stage(Stage::Tail);
         }
         let heard_all = match &mut heard {
             Some(heard) => {

@@ -24,7 +24,7 @@ use crate::clock::{DAY_MS, now_ms, rfc3339};
 use crate::config::Config;
 use crate::log::memory::{Limits, MemoryLog};
 use crate::log::{Follower, Record, Transaction};
-use crate::pipeline::{Pipeline, Stage};
+use crate::pipeline::{Part, Pipeline, Stage};
 use crate::stage::{Context, Health, Stop};
 use crate::status::Status;
 use crate::tail::Source;
@@ -136,9 +136,9 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     let mut pipeline = Pipeline::start(&context, &Stage::ALL, Some(source)).map_err(failed)?;
     let mut replayed = false;
     while !(replayed && teller.heard.has_judged_all()) {
-        if let Some((stage, end)) = pipeline.wait(Duration::ZERO) {
+        if let Some((part, end)) = pipeline.wait(Duration::ZERO) {
             end.map_err(failed)?;
-            replayed |= stage == Stage::Tail;
+            replayed |= part == Part::Stage(Stage::Tail);
         }
         teller.listen(&mut session.out)?;
     }
