@@ -9,6 +9,7 @@ use std::time::Duration;
 use bson::{DateTime, Document, doc};
 use mongodb::{Client, Collection};
 use tidemark::config::{Config, Start};
+use tidemark::log::kafka::KafkaLog;
 use tidemark::log::memory::{Fault, MemoryLog};
 use tidemark::log::{Delivered, Log};
 use tidemark::spec::Spec;
@@ -19,7 +20,7 @@ use tidemark::ticket::{Chain, Ticket, Transition};
 use tidemark::topics::Topics;
 use tokio::runtime::Runtime;
 
-use crate::support::{mongo, wait_until};
+use crate::support::{kafka, mongo, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PARTITIONS: u32 = 3;
@@ -28,7 +29,9 @@ const PARTITIONS: u32 = 3;
 struct World {
     runtime: Runtime,
     collection: Collection<Document>,
+    /// For its faults; where tickets go to is `target`.
     log: MemoryLog,
+    target: Arc<dyn Log>,
     config: Config,
     spec: Arc<Spec>,
 }
@@ -51,7 +54,21 @@ impl World {
         let spec = Spec::from_toml(include_str!("../config/execution-tickets.toml")).unwrap();
         let collection = database.collection(&spec.source.collection);
         runtime.block_on(async { database.create_collection(&spec.source.collection).await }).unwrap();
-        Self { runtime, collection, log: MemoryLog::new(), config, spec: Arc::new(spec) }
+        let log = MemoryLog::new();
+        Self { runtime, collection, target: Arc::new(log.clone()), log, config, spec: Arc::new(spec) }
+    }
+
+    /// The same, with a real broker.
+    fn on_kafka(name: &str) -> Self {
+        let mut world = Self::new(name);
+        world.config.kafka.bootstrap_servers = Some(kafka().bootstrap_servers.clone());
+        world.config.kafka.topic_prefix = format!("tail-{name}");
+        world.target = Arc::new(KafkaLog::connect(&world.config.kafka).unwrap());
+        world
+    }
+
+    fn topics(&self) -> Topics {
+        Topics::new(&self.config.kafka.topic_prefix)
     }
 
     fn keep_images(&self) {
@@ -63,13 +80,13 @@ impl World {
 
     /// Starts the stage and waits until it leads.
     fn start(&self) -> Running {
-        let topics = Topics::new("tidemark");
-        self.log.create_topics(&topics.settings(&self.config.topic_plan())).unwrap();
+        let topics = self.topics();
+        self.target.create_topics(&topics.settings(&self.config.topic_plan())).unwrap();
         let context = Context {
             config: Arc::new(self.config.clone()),
             spec: self.spec.clone(),
             topics: Arc::new(topics),
-            log: Arc::new(self.log.clone()),
+            log: self.target.clone(),
             stop: Stop::default(),
             health: Health::default(),
         };
@@ -103,7 +120,7 @@ impl World {
     }
 
     fn records(&self, topic: &str) -> Vec<Delivered> {
-        let mut reader = self.log.reader().unwrap();
+        let mut reader = self.target.reader().unwrap();
         let mut records = Vec::new();
         for partition in 0..PARTITIONS {
             let bounds = reader.bounds(topic, partition).unwrap();
@@ -123,7 +140,7 @@ impl World {
     /// Tickets by id, in the order in which each completed.
     fn tickets(&self) -> BTreeMap<String, Vec<Ticket>> {
         let mut tickets: BTreeMap<String, Vec<Ticket>> = BTreeMap::new();
-        for record in self.records("tidemark.tickets") {
+        for record in self.records(&self.topics().tickets) {
             if record.header("kind") == Some(b"ticket") {
                 let ticket = Ticket::decode(&self.spec, record.value.as_deref().unwrap()).unwrap();
                 tickets.entry(ticket.id.to_string()).or_default().push(ticket);
@@ -148,7 +165,7 @@ impl World {
     }
 
     fn dead(&self) -> Vec<(String, String)> {
-        let dead = self.records("tidemark.dead-letters");
+        let dead = self.records(&self.topics().dead_letters);
         let values = dead.iter().map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_deref().unwrap()).unwrap());
         values.map(|value| (value["reason"].as_str().unwrap().to_owned(), value["detail"].as_str().unwrap().to_owned())).collect()
     }
@@ -203,7 +220,7 @@ fn inserts_and_updates_complete_once_and_other_changes_do_not() {
     assert_eq!(all[&name(2)], [Transition::Update]);
     assert_eq!(all[&name(4)], [Transition::Update, Transition::Update]);
     assert!((world.tickets()[&name(4)][0].actual - 77.0).abs() < 1e-9);
-    let all_bytes: Vec<u8> = world.records("tidemark.tickets").iter().flat_map(|record| record.value.clone().unwrap()).collect();
+    let all_bytes: Vec<u8> = world.records(&world.topics().tickets).iter().flat_map(|record| record.value.clone().unwrap()).collect();
     assert!(!String::from_utf8_lossy(&all_bytes).contains("never leaves"));
     stage.stop();
 }
@@ -372,4 +389,50 @@ fn a_collection_that_is_dropped_and_made_anew_is_followed() {
     wait_until("the next one too", LIMIT, || world.tickets().contains_key(&name(3)).then_some(()));
     assert_eq!(world.tickets().values().map(Vec::len).sum::<usize>(), 4);
     stage.stop();
+}
+
+#[test]
+fn on_a_real_broker_a_history_and_the_stream_arrive_once_through_restarts() {
+    let mut world = World::on_kafka("broker");
+    world.config.tail.start = Start::History;
+    world.config.tail.transaction_rows = 300;
+    world.insert((0..3_000).map(|id| if id % 2 == 0 { completed(id) } else { executing(id) }));
+    for round in 0..3 {
+        let stage = world.start();
+        for id in (1 + round * 2..3_000).step_by(60) {
+            world.update(id, doc! { "status": "COMPLETED" });
+        }
+        let last = 10_000 + round;
+        world.insert([completed(last)]);
+        wait_until("the last ticket of the round arrives", LIMIT, || world.tickets().contains_key(&name(last)).then_some(()));
+        stage.stop();
+    }
+    let stage = world.start();
+    let all = world.settle(90_000, 1_500 + 150 + 3);
+    assert!(all.values().all(|times| times.len() == 1));
+    stage.stop();
+}
+
+#[test]
+fn on_a_real_broker_a_second_process_stands_by_and_takes_over() {
+    let world = World::on_kafka("takeover");
+    let first = world.start();
+    let second = {
+        let context = Context { stop: Stop::default(), health: Health::default(), ..first.context.clone() };
+        let source = MongoSource::new(&world.config, &world.spec).unwrap();
+        let thread = std::thread::spawn({
+            let context = context.clone();
+            move || tail::run(&context, Box::new(source))
+        });
+        Running { context, thread }
+    };
+    wait_until("the second process stands by", LIMIT, || {
+        matches!(second.context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("standing by")).then_some(())
+    });
+    world.insert((0..50).map(completed));
+    first.stop();
+    world.insert((50..100).map(completed));
+    let all = world.settle(1_000, 100);
+    assert!(all.values().all(|times| times.len() == 1));
+    second.stop();
 }

@@ -389,7 +389,7 @@ impl Stage<'_> {
     fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
         let (transaction, counts) = core.seal();
         let had_records = !transaction.records.is_empty();
-        self.transact(producer, transaction)?;
+        transact(producer, transaction)?;
         if had_records && self.next > 0 {
             // Events were in it, so one that was too large has been passed.
             self.limit = (self.limit * 2).min(self.most);
@@ -402,19 +402,6 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn transact(&mut self, producer: &mut dyn Producer, transaction: Transaction) -> Result<(), Setback> {
-        let begun = Instant::now();
-        let result = producer.transact(transaction);
-        let outcome = match &result {
-            Ok(()) => metrics::Outcome::Committed,
-            Err(TransactError::Fenced { .. }) => metrics::Outcome::Fenced,
-            Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => metrics::Outcome::Aborted,
-            Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
-        };
-        metrics::tail_transacted(outcome, begun.elapsed());
-        Ok(result?)
-    }
-
     /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.
     fn restore(&mut self, producer: &mut dyn Producer) -> Result<Core, Setback> {
         let context = self.context;
@@ -425,31 +412,28 @@ impl Stage<'_> {
         self.next = 0;
         let found = restore::position(reader.as_mut(), topics, spec, partitions)?;
         let is_first = found.is_none();
-        let (mut position, adopted) = match found {
-            Some(mut position) => {
-                let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
-                (position, adopted)
-            }
-            None => {
-                let opened = self.source.open(None)?;
-                let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
-                let position = Position {
-                    spec: spec.name.clone(),
-                    fingerprint: spec.fingerprint(),
-                    source: opened.fingerprint,
-                    place: opened.place,
-                    clock: SourceClock::new(clock_mode(&context.config.tail, self.source.as_ref())),
-                    next_mark: u64::from(opened.history.is_none()),
-                    history: opened.history,
-                    tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
-                    dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
-                    next_end_ms: None,
-                    baseline: None,
-                    baselines_offset: 0,
-                    model_events_offset: 0,
-                };
-                (position, super::adopted::Adopted::default())
-            }
+        let (mut position, adopted) = if let Some(mut position) = found {
+            let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
+            (position, adopted)
+        } else {
+            let opened = self.source.open(None)?;
+            let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
+            let position = Position {
+                spec: spec.name.clone(),
+                fingerprint: spec.fingerprint(),
+                source: opened.fingerprint,
+                place: opened.place,
+                clock: SourceClock::new(clock_mode(&context.config.tail, self.source.as_ref())),
+                next_mark: u64::from(opened.history.is_none()),
+                history: opened.history,
+                tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
+                dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
+                next_end_ms: None,
+                baseline: None,
+                baselines_offset: 0,
+                model_events_offset: 0,
+            };
+            (position, super::adopted::Adopted::default())
         };
         if !adopted.is_empty() {
             tracing::warn!(records = adopted.len(), "tail: a torn transaction left records beyond the position; they are adopted");
@@ -491,6 +475,19 @@ impl Stage<'_> {
         }
         Ok(core)
     }
+}
+
+fn transact(producer: &mut dyn Producer, transaction: Transaction) -> Result<(), TransactError> {
+    let begun = Instant::now();
+    let result = producer.transact(transaction);
+    let outcome = match &result {
+        Ok(()) => metrics::Outcome::Committed,
+        Err(TransactError::Fenced { .. }) => metrics::Outcome::Fenced,
+        Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => metrics::Outcome::Aborted,
+        Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
+    };
+    metrics::tail_transacted(outcome, begun.elapsed());
+    result
 }
 
 fn record_bytes(spec: &Spec, ticket: &Ticket) -> usize {

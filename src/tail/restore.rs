@@ -21,14 +21,23 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
     let mut last = None;
     let mut other = None;
     let bounds = reader.bounds(&topics.positions, 0)?;
-    reader.read(&topics.positions, 0, bounds.low, bounds.end, &mut |record| {
-        if record.key.as_deref() == Some(spec.name.as_bytes()) {
-            last = record.value;
-        } else {
-            other = record.key;
+    // The last position stands at the end, before whatever markers follow it: no need to read a day of them.
+    let mut step = 64;
+    loop {
+        let from = (bounds.end - step).max(bounds.low);
+        reader.read(&topics.positions, 0, from, bounds.end, &mut |record| {
+            if record.key.as_deref() == Some(spec.name.as_bytes()) {
+                last = record.value;
+            } else {
+                other = record.key;
+            }
+            ControlFlow::Continue(())
+        })?;
+        if last.is_some() || from == bounds.low {
+            break;
         }
-        ControlFlow::Continue(())
-    })?;
+        step *= 8;
+    }
     if let Some(other) = other {
         return Err(TailError::Refused(format!(
             "topic {} holds the position of spec {}, and a topic prefix serves one spec: configure another kafka.topic_prefix for spec {}",

@@ -11,7 +11,7 @@ use mongodb::{Client, Collection};
 
 use super::super::normalise::{Normalised, Unreadable};
 use super::super::source::{ClusterTime, Event, HistoryPlace};
-use super::{Ended, Reader, decode, pipeline};
+use super::{Ended, Reader, SCATTERED, decode, pipeline, within};
 
 /// Completed documents in one chunk.
 const CHUNK_ROWS: i64 = 10_000;
@@ -115,7 +115,8 @@ impl Reader {
                 rows.push(Row { normalised: self.decoder.normaliser().from_bson(document, &mut unreadable), last: id.into() });
             }
         };
-        self.stream.block_on(find(&self.client, &self.stream.collection, query, &mut take))?;
+        let chunk = find(&self.client, &self.stream.collection, query, &mut take);
+        within(&self.stream.runtime, self.stream.patience * SCATTERED, &self.stream.doing, chunk)?;
         self.count(&unreadable);
         Ok((rows, found < CHUNK_ROWS))
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use futures_util::StreamExt;
-use mongodb::options::{ClientOptions, FullDocumentBeforeChangeType, FullDocumentType};
+use mongodb::options::ClientOptions;
 use mongodb::raw_batch_cursor::RawBatch;
 use mongodb::{Client, Collection};
 use secrecy::{ExposeSecret, SecretString};
@@ -34,8 +34,13 @@ use crate::spec::Spec;
 
 /// Replies that wait to be decoded, and lists of events that wait to be taken.
 const WAITING: usize = 2;
-/// A cursor answers at least every second; one that does not for so long is opened anew.
+/// A server that is there answers within a second or so; after so long without a word, everything is opened anew. Doubled each
+/// time in a row up to [`MOST_STALLS`] times, because a server that looks through a long oplog is silent, too.
 const STALLED: Duration = Duration::from_secs(15);
+/// See [`STALLED`]: eight minutes.
+const MOST_STALLS: u32 = 5;
+/// A chunk of a history may be scattered over a large collection.
+const SCATTERED: u32 = 10;
 /// How long a call may look for a server.
 const SELECTION: Duration = Duration::from_secs(5);
 /// How long the server may wait for events while a history is read: each chunk waits for the stream to pass it.
@@ -54,6 +59,8 @@ pub struct MongoSource {
     runtime: Arc<Runtime>,
     reading: Option<Receiver<Result<Vec<Event>, SourceError>>>,
     rest: VecDeque<Event>,
+    /// Failures since the last event.
+    failures: u32,
 }
 
 /// What the server says about itself and the collection.
@@ -88,6 +95,7 @@ impl MongoSource {
             runtime: Arc::new(runtime),
             reading: None,
             rest: VecDeque::new(),
+            failures: 0,
         })
     }
 
@@ -141,13 +149,13 @@ impl Source for MongoSource {
         let namespace = format!("{}.{}", self.database, self.spec.source.collection);
         let doing = format!("opening the change stream of {namespace}");
         let runtime = self.runtime.clone();
-        let (client, facts) = runtime
-            .block_on(async {
-                let client = Self::connect(&self.uri).await?;
-                let facts = Self::facts(&client, &self.database, &self.spec.source.collection).await?;
-                Ok((client, facts))
-            })
-            .map_err(|error| failed(&doing, &error))?;
+        let patience = STALLED * 2_u32.pow(self.failures.min(MOST_STALLS));
+        self.failures += 1;
+        let (client, facts) = within(&runtime, patience, &doing, async {
+            let client = Self::connect(&self.uri).await?;
+            let facts = Self::facts(&client, &self.database, &self.spec.source.collection).await?;
+            Ok((client, facts))
+        })?;
         if facts.operation_time == (0, 0) {
             let reason = "the server is neither of a replica set nor of a sharded cluster, and has no change streams".to_owned();
             return Err(SourceError::Refused { doing, reason });
@@ -168,6 +176,7 @@ impl Source for MongoSource {
             batch_rows: self.batch_rows,
             wait: if opened.history.is_some() { HISTORY_AWAIT } else { AWAIT },
             runtime: runtime.clone(),
+            patience,
             doing,
             replies: None,
         };
@@ -199,7 +208,10 @@ impl Source for MongoSource {
                 };
                 let wait = if into.is_empty() { timeout } else { Duration::ZERO };
                 match receiver.recv_timeout(wait) {
-                    Ok(Ok(events)) => self.rest = events.into(),
+                    Ok(Ok(events)) => {
+                        self.failures = 0;
+                        self.rest = events.into();
+                    }
                     Ok(Err(error)) => {
                         self.reading = None;
                         if into.is_empty() {
@@ -274,6 +286,23 @@ fn failed(doing: &str, error: &mongodb::error::Error) -> SourceError {
     SourceError::Refused { doing: doing.to_owned(), reason: format!("{advice} ({error})") }
 }
 
+fn silent(doing: &str, patience: Duration) -> SourceError {
+    SourceError::Unavailable { doing: doing.to_owned(), reason: format!("the server has been silent for {} s", patience.as_secs()) }
+}
+
+/// Waits for the driver, but not for ever: it has no socket time-out. What was waited for must then be thrown away.
+fn within<T>(
+    runtime: &Runtime,
+    patience: Duration,
+    doing: &str,
+    future: impl Future<Output = mongodb::error::Result<T>>,
+) -> Result<T, SourceError> {
+    match runtime.block_on(async { tokio::time::timeout(patience, future).await }) {
+        Ok(result) => result.map_err(|error| failed(doing, &error)),
+        Err(_) => Err(silent(doing, patience)),
+    }
+}
+
 /// Where a cursor begins.
 enum From {
     Token(bytes::Bytes),
@@ -288,6 +317,7 @@ struct Stream {
     batch_rows: u32,
     wait: Duration,
     runtime: Arc<Runtime>,
+    patience: Duration,
     doing: String,
     replies: Option<Replies>,
 }
@@ -318,10 +348,8 @@ impl Stream {
             }
         }
         if self.has_images {
-            let when_available = |word: bson::error::Result<Bson>| word.unwrap_or_else(|_| "whenAvailable".into());
-            change_stream.insert("fullDocument", when_available(bson::serialize_to_bson(&FullDocumentType::WhenAvailable)));
-            let before = bson::serialize_to_bson(&FullDocumentBeforeChangeType::WhenAvailable);
-            change_stream.insert("fullDocumentBeforeChange", when_available(before));
+            change_stream.insert("fullDocument", "whenAvailable");
+            change_stream.insert("fullDocumentBeforeChange", "whenAvailable");
         }
         let mut stages = vec![doc! { "$changeStream": change_stream }];
         stages.extend(self.stages.iter().cloned());
@@ -341,7 +369,7 @@ impl Stream {
     }
 
     fn block_on<T>(&self, future: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, SourceError> {
-        self.runtime.block_on(future).map_err(|error| failed(&self.doing, &error))
+        within(&self.runtime, self.patience, &self.doing, future)
     }
 
     fn unavailable(&self, reason: &str) -> SourceError {
@@ -352,12 +380,12 @@ impl Stream {
         let Some(replies) = &mut self.replies else {
             return Err(self.unavailable("it is not open"));
         };
-        let next = self.runtime.block_on(async { tokio::time::timeout(STALLED, replies.receiver.recv()).await });
+        let next = self.runtime.block_on(async { tokio::time::timeout(self.patience, replies.receiver.recv()).await });
         match next {
             Ok(Some(Ok(batch))) => Ok(batch),
             Ok(Some(Err(error))) => Err(failed(&self.doing, &error)),
             Ok(None) => Err(self.unavailable("the server closed it")),
-            Err(_) => Err(self.unavailable("the server has not answered for 15 s")),
+            Err(_) => Err(silent(&self.doing, self.patience)),
         }
     }
 }
@@ -429,7 +457,7 @@ impl Reader {
         let strange = |reason: String| SourceError::Refused { doing: "reading the change stream".to_owned(), reason };
         let not_a_reply = |error: NotAReply| strange(error.to_string());
         let documents = reply.doc_slices().map_err(|error| strange(error.to_string()))?;
-        let documents = || documents.into_iter().filter_map(|document| document.ok().and_then(|document| document.as_document()));
+        let documents = || documents.into_iter().filter_map(|document| document.ok().and_then(bson::RawBsonRef::as_document));
         let ids = decode::to_look_up(documents()).map_err(not_a_reply)?;
         let (versions, unreadable) = if ids.is_empty() {
             Default::default()

@@ -96,12 +96,11 @@ mod tests {
     use super::*;
 
     fn path(names: &[&str]) -> Path {
-        let toml = format!("p = {names:?}");
         #[derive(serde::Deserialize)]
         struct P {
             p: Path,
         }
-        toml::from_str::<P>(&toml).unwrap().p
+        toml::from_str::<P>(&format!("p = {names:?}")).unwrap().p
     }
 
     #[test]

@@ -23,7 +23,7 @@ const TAIL: &str = "tidemark.tail";
 
 /// Events in memory, brought in pieces of given sizes.
 struct Events {
-    events: Arc<Vec<Event>>,
+    all: Arc<Vec<Event>>,
     pieces: Vec<usize>,
     read: usize,
     reads: usize,
@@ -46,15 +46,15 @@ impl Source for Events {
             Event::Ticket { after, .. } | Event::Idle { after } => Some(after.clone()),
             _ => None,
         };
-        self.read = self.events.iter().position(|event| place_of(event).as_ref() == Some(&from.place)).map_or(0, |at| at + 1);
+        self.read = self.all.iter().position(|event| place_of(event).as_ref() == Some(&from.place)).map_or(0, |at| at + 1);
         Ok(Opened { place: from.place.clone(), fingerprint: "events".into(), history: from.history.clone() })
     }
 
     fn read(&mut self, most: usize, _timeout: Duration, into: &mut Vec<Event>) -> Result<(), SourceError> {
         let piece = self.pieces.get(self.reads % self.pieces.len().max(1)).copied().unwrap_or(usize::MAX).min(most);
         self.reads += 1;
-        let end = (self.read + piece).min(self.events.len());
-        into.extend(self.events[self.read..end].iter().cloned());
+        let end = (self.read + piece).min(self.all.len());
+        into.extend(self.all[self.read..end].iter().cloned());
         self.read = end;
         Ok(())
     }
@@ -139,7 +139,7 @@ fn context(log: &MemoryLog, partitions: u32, configure: impl FnOnce(&mut Config)
 
 fn source(events: &Arc<Vec<Event>>, pieces: &[usize]) -> Events {
     let replay = matches!(events[0], Event::Ticket { after: Place::Rows(_), .. });
-    Events { events: events.clone(), pieces: pieces.to_vec(), read: 0, reads: 0, replay, history: None }
+    Events { all: events.clone(), pieces: pieces.to_vec(), read: 0, reads: 0, replay, history: None }
 }
 
 fn read(log: &MemoryLog, topic: &str, partitions: u32) -> Vec<Vec<Delivered>> {
