@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::faults::{Fault, Faults};
-use crate::config::load::{Loaded, Origin, Sources, load_all};
+use crate::config::load::{Loaded, Sources, load_all};
 use crate::config::secrets::Secrets;
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
@@ -73,7 +73,8 @@ impl Session {
 
     pub(super) fn start_logging(&self, command: &super::Command) {
         let mut logging = self.loaded.config.log.clone();
-        if !command.is_service() && self.loaded.origin("log.filter") == Origin::Default {
+        let is_default = logging.filter == crate::config::Logging::default().filter;
+        if !command.is_service() && is_default {
             super::logging::QUIET.clone_into(&mut logging.filter);
         }
         super::logging::start(&logging, self.secrets.clone(), self.no_color.as_deref());

@@ -244,7 +244,7 @@ struct Teller {
     calendar: Vec<Line>,
     bar: Option<ProgressBar>,
     slow: bool,
-    month: i64,
+    month: String,
     totals: Totals,
 }
 
@@ -276,26 +276,26 @@ impl Teller {
             calendar,
             bar,
             slow: !arguments.no_slowdown,
-            month: 0,
+            month: String::new(),
             totals: Totals::default(),
         })
     }
 
     /// Waits a moment for verdicts and tells them, each after what it led to.
     fn listen(&mut self, out: &mut Out) -> Result<(), Failure> {
-        for status in self.heard.poll(Duration::from_millis(50))? {
-            self.verdict(&status, out)?;
-        }
         let mut lines = Vec::new();
+        for status in self.heard.poll(Duration::from_millis(50))? {
+            lines.extend(self.verdict(&status).map(|line| (line, None)));
+        }
         for record in self.alerts.poll(Duration::ZERO)? {
             let alert: Alert = decode(&record, "alerts")?;
             self.count_alert(&alert);
-            lines.extend(story::alert(&alert).map(|line| (line, serde_json::to_value(&alert))));
+            lines.extend(story::alert(&alert).map(|line| (line, Some(serde_json::to_value(&alert)))));
         }
         for record in self.triggers.poll(Duration::ZERO)? {
             let trigger: Trigger = decode(&record, "retraining-triggers")?;
             self.count_trigger(&trigger);
-            lines.push((story::trigger(&trigger), serde_json::to_value(&trigger)));
+            lines.push((story::trigger(&trigger), Some(serde_json::to_value(&trigger))));
         }
         lines.sort_by_key(|(line, _)| line.at_ms);
         for (line, json) in lines {
@@ -303,10 +303,11 @@ impl Teller {
                 let next = self.calendar.pop().expect("it was there");
                 self.tell(&next, out)?;
             }
-            if out.format == Format::Json {
-                out.json_line(&json.map_err(|error| Failure::new(Exit::Failed, format!("an alert has no JSON form: {error}")))?)?;
-            } else {
-                self.tell(&line, out)?;
+            match json {
+                Some(json) if out.format == Format::Json => {
+                    out.json_line(&json.map_err(|error| Failure::new(Exit::Failed, format!("an alert has no JSON form: {error}")))?)?;
+                }
+                _ => self.tell(&line, out)?,
             }
         }
         Ok(())
@@ -323,21 +324,28 @@ impl Teller {
         }
     }
 
-    fn verdict(&mut self, status: &Status, out: &mut Out) -> Result<(), Failure> {
+    /// Counts a verdict. Without a terminal the first of a month makes a line.
+    fn verdict(&mut self, status: &Status) -> Option<Line> {
         if let Some(level) = status.status {
             self.totals.verdicts += 1;
             *self.totals.hours_by_status.entry(level.name()).or_default() += 1;
         }
-        let month = status.at_ms / (30 * DAY_MS);
+        let word = status.status.map_or(status.state.name(), Level::name);
         if let Some(bar) = &self.bar {
             bar.set_position(u64::try_from((status.at_ms - at(BASELINE_FROM)) / DAY_MS).unwrap_or_default());
-            bar.set_message(format!("{}  {}", shown(status.at_ms), status.status.map_or(status.state.name(), Level::name)));
-        } else if month != self.month && out.format == Format::Text {
-            let word = status.status.map_or(status.state.name(), Level::name);
-            out.line(format!("  {:<16}  {:<9}  replayed so far", shown(status.at_ms).trim_end_matches(" UTC"), word))?;
+            bar.set_message(format!("{}  {word}", shown(status.at_ms)));
+            return None;
         }
+        let month = rfc3339(status.at_ms).get(..7).map(str::to_owned)?;
+        let is_new = month != self.month;
         self.month = month;
-        Ok(())
+        is_new.then(|| Line {
+            at_ms: status.at_ms,
+            word: word.to_owned(),
+            tone: Tone::Faint,
+            text: "replayed so far".to_owned(),
+            more: Vec::new(),
+        })
     }
 
     fn count_alert(&mut self, alert: &Alert) {
