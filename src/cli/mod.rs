@@ -13,12 +13,14 @@ mod completions;
 mod config;
 mod connect;
 mod demo;
+mod file;
 mod heard;
 mod mongo;
 mod progress;
 mod quiet;
 mod run;
 mod status;
+mod suggest;
 mod tickets;
 mod topic;
 
@@ -71,6 +73,9 @@ pub enum Command {
     /// Measure false alarms and delays on years drawn anew from a file's days
     #[command(hide = true)]
     QuietYears(quiet::QuietYears),
+    /// Draft a watch spec from what documents look like
+    #[command(subcommand)]
+    Spec(suggest::SpecCommand),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -195,6 +200,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),
         Command::Config(command) => config::run(command, &mut session),
         Command::QuietYears(args) => quiet::run(&args, &mut session),
+        Command::Spec(command) => suggest::run(command, &mut session),
         Command::Completions(which) => completions::run(which, &mut Cli::command(), &mut session.out),
     }
 }

@@ -50,6 +50,10 @@ impl Notices {
 
     /// An error that belongs to no call.
     pub(super) fn fault(&self, error: &KafkaError, reason: &str) {
+        // A reader asks to be told of the end; that is no fault.
+        if error.rdkafka_error_code() == Some(rdkafka::error::RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         tracing::warn!(client = self.client, "{error}: {reason}");
         self.keep(reason.to_owned());
     }
