@@ -1,6 +1,5 @@
 //! A transaction on Kafka, from its begin to what became of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,10 +47,9 @@ pub(super) struct KafkaProducer {
     pause: Duration,
 }
 
-/// Delivery reports and notices of one producer.
+/// Notices and bad delivery reports of one producer. Good ones are not made: a record that is no longer in flight was acknowledged.
 struct Reports {
     notices: Notices,
-    count: AtomicU64,
     refused: Mutex<Option<(Code, String)>>,
 }
 
@@ -77,13 +75,12 @@ impl ProducerContext for Reports {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             refused.get_or_insert_with(|| (error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic().to_owned()));
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl KafkaProducer {
     pub(super) fn init(properties: &Properties, id: &str) -> Result<Self, LogError> {
-        let reports = Reports { notices: Notices::new(id), count: AtomicU64::new(0), refused: Mutex::default() };
+        let reports = Reports { notices: Notices::new(id), refused: Mutex::default() };
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
         patiently(INIT_WITHIN, |time| client.init_transactions(time))
             .map_err(|error| unavailable(format!("taking over transactional id {id} at {}", properties.servers()), &error))?;
@@ -126,7 +123,6 @@ impl KafkaProducer {
     /// Sends records and waits until all of them are acknowledged.
     fn deliver(&self, records: &[Record]) -> Result<(), TransactError> {
         let give_up = Instant::now() + REPORTS_WITHIN;
-        let awaited = self.reported() + records.len() as u64;
         for record in records {
             while let Err(error) = self.send(record) {
                 if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= give_up {
@@ -136,9 +132,9 @@ impl KafkaProducer {
             }
         }
         let sent = Instant::now();
-        while self.reported() < awaited {
+        while self.client.in_flight_count() > 0 {
             if Instant::now() >= give_up {
-                let reason = format!("{} of {} records were not acknowledged", awaited - self.reported(), records.len());
+                let reason = format!("{} of {} records were not acknowledged", self.client.in_flight_count(), records.len());
                 return Err(TransactError::Aborted { reason });
             }
             self.look();
@@ -198,11 +194,13 @@ impl KafkaProducer {
     fn commit(&mut self) -> Result<(), TransactError> {
         self.drain();
         self.client.context().notices.clear();
+        let asked = Instant::now();
         let result = self.client.commit_transaction(COMMIT_WITHIN).map_err(|error| self.failure(&error));
         self.drain();
+        let doubt = self.client.context().notices.doubt(asked.elapsed());
         self.ended = Some(Instant::now());
         let refused = result.as_ref().is_err_and(|failure| failure.abortable);
-        let outcome = outcome::of_commit(result, self.client.context().notices.last_words(), &self.id);
+        let outcome = outcome::of_commit(result, doubt, &self.id);
         if refused {
             self.abort();
         }
@@ -225,11 +223,11 @@ impl KafkaProducer {
         }
     }
 
-    /// Serves what waits in the event queue: reports, log lines, errors. Sleeps a moment when nothing does.
+    /// Serves what waits in the event queue (bad reports, log lines, errors); sleeps a moment when nothing does.
     fn look(&self) {
-        let before = self.reported();
+        let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
-        if self.reported() == before {
+        if self.client.in_flight_count() == before {
             thread::sleep(LOOK_EVERY);
         }
     }
@@ -240,10 +238,6 @@ impl KafkaProducer {
         while self.client.in_flight_count() > 0 && Instant::now() < give_up {
             self.client.poll(Duration::ZERO);
         }
-    }
-
-    fn reported(&self) -> u64 {
-        self.client.context().count.load(Ordering::Relaxed)
     }
 
     fn failure(&self, error: &KafkaError) -> Failure {
@@ -264,3 +258,6 @@ impl Producer for KafkaProducer {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

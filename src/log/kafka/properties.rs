@@ -11,10 +11,11 @@ use crate::config;
 use crate::log::{LogError, MAX_RECORD_BYTES};
 
 /// Properties on which exactly-once rests: nobody may set them otherwise.
-const OURS: [&str; 18] = [
+const OURS: [&str; 22] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -23,12 +24,17 @@ const OURS: [&str; 18] = [
     "group.instance.id",
     "group.protocol",
     "isolation.level",
+    // Else a connection that is lost during a commit would go unnoticed. Those closed for idleness are not reported anyway.
+    "log.connection.close",
     "log.queue",
     "max.in.flight.requests.per.connection",
     "message.max.bytes",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",
+    // By its backoff a commit is known to have been sent once.
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
     "transactional.id",
 ];
 
@@ -45,10 +51,9 @@ const CONSUMER: [(&str, &str); 6] = [
 ];
 
 /// Of every producer, where the operator says nothing else.
-const PRODUCER: [(&str, &str); 4] = [
-    ("compression.type", "lz4"),
-    // It batches what waits, and hardly waits for more.
-    ("linger.ms", "0.5"),
+const PRODUCER: [(&str, &str); 3] = [
+    // All of a transaction waits while its partitions are registered, and is batched there: there is nothing to wait for.
+    ("linger.ms", "0"),
     ("queue.buffering.max.kbytes", "65536"),
     ("transaction.timeout.ms", "10000"),
 ];
@@ -75,9 +80,8 @@ impl Properties {
             .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
-            // An idle connection that the broker closes is no trouble.
-            .set("log.connection.close", "false")
-            .set_log_level(RDKafkaLogLevel::Notice);
+            // A lost connection with one request in flight is said at this level.
+            .set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in &config.properties {
             if OURS.contains(&name.as_str()) {
                 return refuse(format!("kafka.properties may not set {name}: exactly-once rests on it; remove it"));
@@ -106,7 +110,7 @@ impl Properties {
     /// For a transactional producer.
     pub(super) fn producer<C: ClientContext, T: FromClientConfigAndContext<C>>(&self, id: &str, context: C) -> Result<T, LogError> {
         let mut config = self.with_defaults(&PRODUCER);
-        config.set("transactional.id", id).set("enable.idempotence", "true").set("acks", "all");
+        config.set("transactional.id", id).set("enable.idempotence", "true").set("acks", "all").set("delivery.report.only.error", "true");
         self.build(&config, context)
     }
 
