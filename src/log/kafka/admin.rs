@@ -68,7 +68,7 @@ fn make(client: &AdminClient<Notices>, topic: &TopicSettings) -> Result<(), LogE
         new.set("cleanup.policy", "delete").set("retention.ms", &retention_ms).set("retention.bytes", "-1")
     };
     let results = block_on(client.create_topics([&new], &options())).map_err(|error| unavailable(doing(), &error))?;
-    for (_, code) in results.into_iter().filter_map(Result::err) {
+    if let Some((_, code)) = results.into_iter().find_map(Result::err) {
         let advice = match code {
             // A twin of this process was faster.
             Code::TopicAlreadyExists => return Ok(()),

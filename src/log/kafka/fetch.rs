@@ -33,11 +33,11 @@ pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
         timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map(Bytes::copy_from_slice),
-        headers: message.headers().map_or_else(Vec::new, |headers| headers.iter().map(header).collect()),
+        headers: message.headers().map_or_else(Vec::new, |headers| headers.iter().map(|header| ours(&header)).collect()),
     }
 }
 
-fn header(header: rdkafka::message::Header<'_, &[u8]>) -> Header {
+fn ours(header: &rdkafka::message::Header<'_, &[u8]>) -> Header {
     let name = match FREQUENT.iter().find(|name| **name == header.key) {
         Some(name) => Cow::Borrowed(*name),
         None => Cow::Owned(header.key.to_owned()),

@@ -21,6 +21,8 @@ pub(super) struct KafkaFollower {
     cluster: Arc<Cluster>,
     /// Next offset of each partition.
     positions: Vec<i64>,
+    /// An error that came behind records: told after they were taken.
+    failure: Option<KafkaError>,
 }
 
 impl KafkaFollower {
@@ -37,7 +39,7 @@ impl KafkaFollower {
             positions.push(position);
         }
         let consumer = properties.reader(Notices::new(&format!("follower of {topic}")))?;
-        let follower = Self { topic: topic.to_owned(), consumer, cluster, positions };
+        let follower = Self { topic: topic.to_owned(), consumer, cluster, positions, failure: None };
         follower.assign()?;
         Ok(follower)
     }
@@ -71,6 +73,9 @@ impl Follower for KafkaFollower {
         let give_up = std::time::Instant::now() + timeout;
         let mut records = Vec::new();
         let mut bytes = 0;
+        if let Some(error) = self.failure.take() {
+            self.explain(&error)?;
+        }
         while records.len() < POLL_RECORDS && bytes < POLL_BYTES {
             let left = give_up.saturating_duration_since(std::time::Instant::now());
             let wait = if records.is_empty() { left } else { Duration::ZERO };
@@ -85,7 +90,10 @@ impl Follower for KafkaFollower {
                 Some(Err(KafkaError::PartitionEOF(_))) if !left.is_zero() => {}
                 Some(Err(KafkaError::PartitionEOF(_))) => break,
                 Some(Err(error)) if records.is_empty() => self.explain(&error)?,
-                Some(Err(_)) => break,
+                Some(Err(error)) => {
+                    self.failure = Some(error);
+                    break;
+                }
                 None if records.is_empty() && !left.is_zero() => {}
                 None => break,
             }

@@ -44,6 +44,8 @@ pub(super) struct KafkaMember {
     /// Partitions that were started and that the fetcher has not been told of.
     fresh: Vec<u32>,
     generation: Option<Arc<ConsumerGroupMetadata>>,
+    /// An error that came behind records: told after they were taken.
+    failure: Option<KafkaError>,
 }
 
 /// What librdkafka calls when the group's generation changes.
@@ -124,6 +126,7 @@ impl KafkaMember {
             properties: properties.clone(),
             fresh: Vec::new(),
             generation: None,
+            failure: None,
         })
     }
 
@@ -182,15 +185,16 @@ impl KafkaMember {
     fn batch(&mut self, wait: Duration) -> Result<Vec<Delivered>, LogError> {
         let mut records = Vec::new();
         let mut bytes = 0;
-        let mut failure = None;
         // Serves the group: callbacks, and the sign of life.
         let seated = self.consumer.poll(if self.fetcher.is_some() { Duration::ZERO } else { wait });
         if let Some(Err(error)) = seated {
-            failure = Some(error);
+            self.failure = Some(error);
         }
         let mut wait = wait;
-        while let Some(fetcher) = self.fetcher.as_ref().filter(|_| records.len() < POLL_RECORDS && bytes < POLL_BYTES && failure.is_none())
-        {
+        while let Some(fetcher) = &self.fetcher {
+            if self.failure.is_some() || records.len() >= POLL_RECORDS || bytes >= POLL_BYTES {
+                break;
+            }
             if self.consumer.context().has_changed() {
                 return Ok(Vec::new());
             }
@@ -204,18 +208,19 @@ impl KafkaMember {
                     bytes += record.value.as_ref().map_or(0, bytes::Bytes::len);
                     records.push(record);
                 }
-                Some(Err(error)) => failure = Some(error),
+                Some(Err(error)) => self.failure = Some(error),
             }
             wait = Duration::ZERO;
         }
         if self.consumer.context().has_changed() {
             return Ok(Vec::new());
         }
-        match failure {
-            // What was read before the error is in order; the error will come again if it matters.
-            Some(error) if records.is_empty() => self.explain(&error).map(|()| records),
-            Some(_) | None => Ok(records),
+        if records.is_empty()
+            && let Some(error) = self.failure.take()
+        {
+            self.explain(&error)?;
         }
+        Ok(records)
     }
 
     /// Decides whether an error of the consumer concerns the caller.
@@ -265,7 +270,7 @@ impl Member for KafkaMember {
             let mut partitions = TopicPartitionList::with_capacity(1);
             partitions.add_partition(&self.topic, native(partition));
             let answer = self.consumer.committed_offsets(partitions, time)?;
-            answer.elements().iter().try_for_each(|entry| entry.error())?;
+            answer.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
             Ok(answer)
         });
         let doing = || format!("asking what {} has committed of {}[{partition}]", self.group, self.topic);

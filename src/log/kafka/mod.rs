@@ -23,7 +23,9 @@ use super::{Bounds, Follower, Log, LogError, Member, Producer, Reader, TopicSett
 use crate::config;
 
 /// How long one question to the cluster may take, repetitions included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long the first one may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A Kafka cluster.
 pub struct KafkaLog {
@@ -47,7 +49,7 @@ impl KafkaLog {
         let client = properties.consumer_without_group(Notices::new("cluster"))?;
         let cluster = Arc::new(Cluster { client });
         let doing = || format!("connecting to Kafka at {}", properties.servers());
-        if let Err(error) = cluster.client.fetch_metadata(Some("tidemark"), ANSWER_WITHIN) {
+        if let Err(error) = cluster.client.fetch_metadata(Some("tidemark"), CONNECT_WITHIN) {
             // Events are served by polling only.
             drop(cluster.client.poll(Duration::ZERO));
             let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));

@@ -134,7 +134,7 @@ impl KafkaProducer {
         let sent = Instant::now();
         while self.client.in_flight_count() > 0 {
             if Instant::now() >= give_up {
-                let reason = format!("{} of {} records were not acknowledged", self.client.in_flight_count(), records.len());
+                let reason = format!("not all of {} records were acknowledged within {} s", records.len(), REPORTS_WITHIN.as_secs());
                 return Err(TransactError::Aborted { reason });
             }
             self.look();

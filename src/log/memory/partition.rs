@@ -63,8 +63,7 @@ impl Partition {
             return from;
         }
         let start = self.records.partition_point(|record| record.offset < from);
-        let mut taken = 0;
-        for record in self.records.range(start..) {
+        for (taken, record) in self.records.range(start..).enumerate() {
             if record.offset >= to {
                 break;
             }
@@ -72,7 +71,6 @@ impl Partition {
                 return record.offset;
             }
             into.push(record.clone());
-            taken += 1;
         }
         to
     }
