@@ -1,5 +1,7 @@
 //! What every log must do, as sentences.
 
+#![expect(clippy::unwrap_used, reason = "these are the bodies of tests")]
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -7,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tidemark::log::{
-    Delivered, Header, Log, LogError, MAX_RECORD_BYTES, Member, OffsetCommit, Polled, Record, TopicSettings, TransactError, Transaction,
+    Delivered, Header, Log, LogError, MAX_RECORD_BYTES, Member, Membership, OffsetCommit, Polled, Record, TopicSettings, TransactError,
+    Transaction,
 };
 
 use super::Bench;
@@ -101,8 +104,8 @@ fn assigned(member: &mut dyn Member) -> Vec<u32> {
     panic!("no assignment");
 }
 
-fn offsets(member: &dyn Member, offset: i64, metadata: &str) -> Option<(tidemark::log::Membership, Vec<OffsetCommit>)> {
-    Some((member.membership().unwrap(), vec![OffsetCommit { partition: 0, offset, metadata: metadata.to_owned() }]))
+fn offsets(member: &dyn Member, offset: i64, metadata: &str) -> (Membership, Vec<OffsetCommit>) {
+    (member.membership().unwrap(), vec![OffsetCommit { partition: 0, offset, metadata: metadata.to_owned() }])
 }
 
 fn records(member: &mut dyn Member, count: usize) -> Vec<Delivered> {
@@ -175,14 +178,17 @@ fn offsets_and_their_metadata_come_back(bench: &Bench<'_>, name: &str) {
     assert_eq!(assigned(&mut *first), [0]);
     assert_eq!(first.committed(0).unwrap(), None);
     let mut producer = log.producer(&output).unwrap();
-    let transaction =
-        Transaction { records: vec![record(&output, 0, "effect")], offsets: offsets(&*first, 2, &metadata), ..Transaction::default() };
+    let transaction = Transaction {
+        records: vec![record(&output, 0, "effect")],
+        offsets: Some(offsets(&*first, 2, &metadata)),
+        ..Transaction::default()
+    };
     producer.transact(transaction).unwrap();
-    let alone = Transaction { offsets: offsets(&*first, 1, ""), ..Transaction::default() };
+    let alone = Transaction { offsets: Some(offsets(&*first, 1, "")), ..Transaction::default() };
     producer.transact(alone).unwrap();
     let committed = first.committed(0).unwrap().unwrap();
     assert_eq!((committed.offset, committed.metadata.as_str()), (1, ""));
-    producer.transact(Transaction { offsets: offsets(&*first, 2, &metadata), ..Transaction::default() }).unwrap();
+    producer.transact(Transaction { offsets: Some(offsets(&*first, 2, &metadata)), ..Transaction::default() }).unwrap();
     drop(first);
 
     let mut second = log.member(name, name).unwrap();
@@ -201,13 +207,13 @@ fn offsets_of_an_old_generation_are_refused(bench: &Bench<'_>, name: &str) {
     let stale = offsets(&*first, 1, "stale");
     let mut second = log.member(name, name).unwrap();
     let owner = settle(&mut [&mut *first, &mut *second]).iter().position(|held| !held.is_empty()).unwrap();
-    let transaction = Transaction { records: vec![record(&output, 0, "stale")], offsets: stale, ..Transaction::default() };
+    let transaction = Transaction { records: vec![record(&output, 0, "stale")], offsets: Some(stale), ..Transaction::default() };
     let refused = log.producer(&output).unwrap().transact(transaction);
     assert!(matches!(refused, Err(TransactError::Fenced { .. })), "{refused:?}");
     assert_eq!(read_all(log, &output, 0), Vec::<String>::new());
     let owner = if owner == 0 { &mut first } else { &mut second };
     assert_eq!(owner.committed(0).unwrap(), None);
-    let transaction = Transaction { offsets: offsets(&**owner, 0, "fresh"), ..Transaction::default() };
+    let transaction = Transaction { offsets: Some(offsets(&**owner, 0, "fresh")), ..Transaction::default() };
     log.producer(&output).unwrap().transact(transaction).unwrap();
     assert_eq!(owner.committed(0).unwrap().unwrap().metadata, "fresh");
 }
@@ -222,7 +228,7 @@ fn offsets_of_an_ousted_member_are_refused(bench: &Bench<'_>, name: &str) {
     let mut next = log.member(name, name).unwrap();
     assert_eq!(assigned(&mut *next), [0], "the sleeper holds nobody up for ever");
     let records = vec![record(&output, 0, "woken")];
-    let refused = producer.transact(Transaction { records, offsets: offsets(&*sleeper, 1, ""), ..Transaction::default() });
+    let refused = producer.transact(Transaction { records, offsets: Some(offsets(&*sleeper, 1, "")), ..Transaction::default() });
     assert!(matches!(refused, Err(TransactError::Fenced { .. })), "{refused:?}");
     assert_eq!(read_all(log, &output, 0), Vec::<String>::new());
     assert!(matches!(sleeper.poll(SOON).unwrap(), Polled::Revoked(partitions) if partitions == [0]));
