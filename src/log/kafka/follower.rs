@@ -19,6 +19,7 @@ pub(super) struct KafkaFollower {
     topic: String,
     consumer: BaseConsumer<Notices>,
     cluster: Arc<Cluster>,
+    properties: Properties,
     /// Next offset of each partition.
     positions: Vec<i64>,
     /// An error that came behind records: told after they were taken.
@@ -39,7 +40,7 @@ impl KafkaFollower {
             positions.push(position);
         }
         let consumer = properties.reader(Notices::new(&format!("follower of {topic}")))?;
-        let follower = Self { topic: topic.to_owned(), consumer, cluster, positions, failure: None };
+        let follower = Self { topic: topic.to_owned(), consumer, cluster, properties: properties.clone(), positions, failure: None };
         follower.assign()?;
         Ok(follower)
     }
@@ -54,12 +55,15 @@ impl KafkaFollower {
         self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))
     }
 
-    fn explain(&self, error: &KafkaError) -> Result<(), LogError> {
+    /// Decides whether an error of the consumer concerns the caller.
+    fn explain(&mut self, error: &KafkaError) -> Result<(), LogError> {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 for (partition, position) in (0..).zip(&self.positions) {
                     within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, *position)?;
                 }
+                // All are within bounds by now. Another client: see [`super::reader`] for why this one may not be assigned again.
+                self.consumer = self.properties.reader(Notices::new(&format!("follower of {}", self.topic)))?;
                 self.assign()
             }
             Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::Resolve) => Ok(()),

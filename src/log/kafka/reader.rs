@@ -1,5 +1,9 @@
 //! Reads a range of a partition to its end, even when the end is a transaction's marker.
+//!
+//! A client is assigned each partition once: assigning one again that librdkafka is still stopping can end the process (2.12:
+//! `rd_kafka_assignment_partition_stopped`, assertion `rktp_started`).
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -26,12 +30,29 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct KafkaReader {
     consumer: BaseConsumer<Notices>,
+    /// What the consumer has been assigned so far.
+    assigned: BTreeSet<(String, u32)>,
     cluster: Arc<Cluster>,
+    properties: Properties,
 }
 
 impl KafkaReader {
     pub(super) fn new(properties: &Properties, cluster: Arc<Cluster>) -> Result<Self, LogError> {
-        Ok(Self { consumer: properties.reader(Notices::new("reader"))?, cluster })
+        let consumer = properties.reader(Notices::new("reader"))?;
+        Ok(Self { consumer, assigned: BTreeSet::new(), cluster, properties: properties.clone() })
+    }
+
+    /// Has the partition fetched from `from` on, by another client when this one has had it before.
+    fn assign(&mut self, topic: &str, partition: u32, from: i64) -> Result<(), LogError> {
+        if !self.assigned.insert((topic.to_owned(), partition)) {
+            self.consumer = self.properties.reader(Notices::new("reader"))?;
+            self.assigned = BTreeSet::from([(topic.to_owned(), partition)]);
+        }
+        let doing = || format!("reading {topic}[{partition}]");
+        let mut partitions = TopicPartitionList::with_capacity(1);
+        let added = partitions.add_partition_offset(topic, native(partition), Offset::Offset(from));
+        added.map_err(|error| unavailable(doing(), &error))?;
+        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))
     }
 
     /// Waits until everything before `to` is committed or aborted.
@@ -117,13 +138,9 @@ impl Reader for KafkaReader {
         }
         within(topic, partition, bounds, from)?;
         self.wait_until_stable(topic, partition, to)?;
-        let doing = || format!("reading {topic}[{partition}]");
-        let mut partitions = TopicPartitionList::with_capacity(1);
-        let added = partitions.add_partition_offset(topic, native(partition), Offset::Offset(from));
-        added.map_err(|error| unavailable(doing(), &error))?;
-        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))?;
+        self.assign(topic, partition, from)?;
         let read = self.read_stable(&Range { topic, partition, from, to }, each);
-        self.consumer.unassign().map_err(|error| unavailable(doing(), &error))?;
+        self.consumer.unassign().map_err(|error| unavailable(format!("reading {topic}[{partition}]"), &error))?;
         read
     }
 }
