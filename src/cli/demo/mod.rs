@@ -2,7 +2,6 @@
 
 mod story;
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,8 +69,7 @@ struct Totals {
     tickets: u64,
     seconds: f64,
     tickets_per_second: f64,
-    verdicts: u64,
-    hours_by_status: BTreeMap<&'static str, u64>,
+    marks: u64,
     episodes: Vec<EpisodeRow>,
     triggers: Vec<TriggerRow>,
 }
@@ -326,10 +324,7 @@ impl Teller {
 
     /// Counts a verdict. Without a terminal the first of a month makes a line.
     fn verdict(&mut self, status: &Status) -> Option<Line> {
-        if let Some(level) = status.status {
-            self.totals.verdicts += 1;
-            *self.totals.hours_by_status.entry(level.name()).or_default() += 1;
-        }
+        self.totals.marks = status.mark;
         let word = status.status.map_or(status.state.name(), Level::name);
         if let Some(bar) = &self.bar {
             bar.set_position(u64::try_from((status.at_ms - at(BASELINE_FROM)) / DAY_MS).unwrap_or_default());
@@ -428,13 +423,9 @@ impl Teller {
             .collect();
         out.table(&["retraining trigger", "priority", "causes", "raised", "closed"], &rows)?;
         out.line("")?;
-        let by_status: Vec<String> = totals.hours_by_status.iter().map(|(status, hours)| format!("{status} {hours} h")).collect();
         out.line(format!(
-            "  {} tickets in {seconds:.1} s ({:.0} tickets/s), {} hourly verdicts: {}",
-            totals.tickets,
-            totals.tickets_per_second,
-            totals.verdicts,
-            by_status.join(", ")
+            "  {} tickets in {seconds:.1} s ({:.0} tickets/s), a look at every one of {} hours",
+            totals.tickets, totals.tickets_per_second, totals.marks
         ))?;
         if self.slow {
             out.line(
