@@ -186,7 +186,7 @@ impl Normaliser {
     }
 
     /// Reads a row of columns. `number` is its number, from 1, for the dead letter's position.
-    pub(crate) fn from_columns(&self, columns: &Columns, row: usize, number: u64, unreadable: &mut Unreadable) -> Normalised {
+    pub(crate) fn read_row(&self, columns: &Columns, row: usize, number: u64, unreadable: &mut Unreadable) -> Normalised {
         let mut room = Room::new();
         let slots = room.slots(&self.paths);
         columns.row(row, slots);

@@ -55,7 +55,7 @@ impl ParquetRows {
         }
         let fields: Vec<Field> = schema.iter_values().filter(|field| normaliser.reads_column(&field.name)).map(plain).collect();
         if fields.is_empty() {
-            let columns: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
+            let columns: Vec<&str> = schema.iter_names().map(AsRef::as_ref).collect();
             return Err(failed(format!("the spec reads none of its columns: {}", columns.join(", "))));
         }
         Ok(Self { file, metadata, fields, next_group: 0, columns: None, rows: 0, read: 0, number: 0, progress })
@@ -98,9 +98,9 @@ impl ParquetRows {
             return Ok(None);
         };
         self.number += 1;
-        let normalised = normaliser.from_columns(columns, self.read, self.number, unreadable);
+        let row = normaliser.read_row(columns, self.read, self.number, unreadable);
         self.read += 1;
-        Ok(Some(normalised))
+        Ok(Some(row))
     }
 
     /// Reads the next row group; `false` when there is none.

@@ -68,13 +68,13 @@ mod tests {
                 fields,
             };
             slowdown.apply(&mut ticket);
-            ticket.actual
+            Some(ticket.actual)
         };
-        assert_eq!(actual("DEPLOY", "2013-07-01T00:00:00Z", 5.0), 8.0);
-        assert_eq!(actual("TRANSFORM", "2013-08-14T23:59:59.999Z", 1_000_003.0), 1_600_005.0);
-        assert_eq!(actual("EXECUTE", "2013-07-20T00:00:00Z", 2.5), 4.0);
-        assert_eq!(actual("EXECUTE", "2013-08-15T00:00:00Z", 5.0), 5.0);
-        assert_eq!(actual("EXECUTE", "2013-06-30T23:59:59.999Z", 5.0), 5.0);
-        assert_eq!(actual("BUILD", "2013-07-20T00:00:00Z", 5.0), 5.0);
+        assert_eq!(actual("DEPLOY", "2013-07-01T00:00:00Z", 5.0), Some(8.0));
+        assert_eq!(actual("TRANSFORM", "2013-08-14T23:59:59.999Z", 1_000_003.0), Some(1_600_005.0));
+        assert_eq!(actual("EXECUTE", "2013-07-20T00:00:00Z", 2.5), Some(4.0));
+        assert_eq!(actual("EXECUTE", "2013-08-15T00:00:00Z", 5.0), Some(5.0));
+        assert_eq!(actual("EXECUTE", "2013-06-30T23:59:59.999Z", 5.0), Some(5.0));
+        assert_eq!(actual("BUILD", "2013-07-20T00:00:00Z", 5.0), Some(5.0));
     }
 }

@@ -59,7 +59,7 @@ impl ReplaySource {
         self.reading.as_mut().map(|reading| reading.replay.take_unreadable()).unwrap_or_default()
     }
 
-    fn refused(&self, reason: impl ToString) -> SourceError {
+    fn refused(&self, reason: &(impl ToString + ?Sized)) -> SourceError {
         SourceError::Refused { doing: format!("replaying {}", name(&self.plan.file)), reason: reason.to_string() }
     }
 
@@ -81,7 +81,7 @@ impl Source for ReplaySource {
     }
 
     fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError> {
-        let fingerprint = fingerprint(&self.plan.file).map_err(|error| self.refused(error))?;
+        let fingerprint = fingerprint(&self.plan.file).map_err(|error| self.refused(&error))?;
         let row = from.map_or(Ok(0), |resume| self.row_of(resume, &fingerprint))?;
         let opened = Opened { place: Place::Rows(row), fingerprint, history: None };
         if is_stdin(&self.plan.file)
@@ -101,7 +101,7 @@ impl Source for ReplaySource {
             })
         };
         self.reading = Some(Reading {
-            replay: open().map_err(|error| self.refused(error))?,
+            replay: open().map_err(|error| self.refused(&error))?,
             pace: Pace::new(self.plan.speed),
             began: Instant::now(),
             early: None,
@@ -116,7 +116,7 @@ impl Source for ReplaySource {
         let Some(reading) = &mut self.reading else {
             return Err(self.refused("it is read before it is opened"));
         };
-        reading.read(most, timeout, into).map_err(|error| self.refused(error))
+        reading.read(most, timeout, into).map_err(|error| self.refused(&error))
     }
 }
 
@@ -126,18 +126,14 @@ impl Reading {
         let full = into.len() + most;
         let at_first = into.len();
         while into.len() < full {
-            let (row, due) = match self.early.take() {
-                Some(early) => early,
-                None => match self.next_row()? {
-                    Some(row) => row,
-                    None => {
-                        if !self.ended {
-                            self.ended = true;
-                            into.push(Event::End);
-                        }
-                        return Ok(());
-                    }
-                },
+            let kept_back = self.early.take();
+            let next = if kept_back.is_some() { kept_back } else { self.next_row()? };
+            let Some((row, due)) = next else {
+                if !self.ended {
+                    self.ended = true;
+                    into.push(Event::End);
+                }
+                return Ok(());
             };
             let early = due.saturating_sub(self.began.elapsed());
             if !early.is_zero() {
