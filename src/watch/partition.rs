@@ -170,6 +170,11 @@ impl Partition {
                     let mut first = Place { offset: record.offset, chain, ..self.place.clone() };
                     (first.is_known, first.is_broken, first.short_until_ms) = (was_known, was_broken, was_short);
                     self.firsts.entry(start_ms).or_insert(first);
+                    if self.firsts.len() > step.plan.shape.bound().saturating_mul(2) {
+                        // Scattered times open slices without end, and the window lets go of the farthest.
+                        let window = &self.window;
+                        self.firsts.retain(|start_ms, _| window.holds(*start_ms));
+                    }
                 }
             }
         }

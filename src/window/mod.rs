@@ -38,7 +38,8 @@ impl Shape {
     }
 
     /// Slices held at most: the longest window several times over. Only tickets scattered by a fault reach it.
-    fn bound(&self) -> usize {
+    #[must_use]
+    pub fn bound(&self) -> usize {
         usize::try_from(self.longest_ms / self.slice_ms).unwrap_or(usize::MAX).saturating_mul(4).saturating_add(1_000)
     }
 }
@@ -146,6 +147,12 @@ impl Window {
     /// Leaves out what lies before a floor that a mark of long ago has set.
     pub fn raise_floor(&mut self, floor_ms: i64) {
         self.floor_ms = self.floor_ms.max(floor_ms);
+    }
+
+    /// Whether there is a slice that starts then.
+    #[must_use]
+    pub fn holds(&self, start_ms: i64) -> bool {
+        self.slices.contains_key(&start_ms)
     }
 
     /// Whether every slice's rows are in memory.
