@@ -35,7 +35,14 @@ need_packages() {
 need_rust() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
-    command -v cargo >/dev/null || die "cargo is missing: install Rust $wanted or newer (https://rustup.rs: 'rustup toolchain install stable'), then run this script again"
+    if ! command -v cargo >/dev/null; then
+        # Debian 13 and later have rustup as a package; older ones have only a Rust that is too old.
+        apt-cache show rustup >/dev/null 2>&1 || die "cargo is missing, and this Debian has no rustup package: install Rust $wanted or newer with rustup, then run this script again"
+        need_packages rustup
+        say "installing Rust (stable) with rustup"
+        rustup -q toolchain install stable --profile minimal --component rustfmt --component clippy >&2
+        rustup -q default stable >&2
+    fi
     found=$(rustc --version | cut -d ' ' -f 2)
     oldest=$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)
     [ "$oldest" = "$wanted" ] || die "Rust $found is too old: $wanted or newer is needed ('rustup update stable')"
