@@ -37,6 +37,7 @@ need_rust() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repository/Cargo.toml")
     if ! command -v cargo >/dev/null; then
         # Debian 13 and later have rustup as a package; older ones have only a Rust that is too old.
+        ! command -v apt-get >/dev/null || as_root apt-get -qq update
         apt-cache show rustup >/dev/null 2>&1 || die "cargo is missing, and this Debian has no rustup package: install Rust $wanted or newer with rustup, then run this script again"
         need_packages rustup
         say "installing Rust (stable) with rustup"
