@@ -224,6 +224,9 @@ impl Core {
                 if !self.marks_until(self.position.clock.now(), 0) {
                     return Step::Full;
                 }
+                for adopted in self.adopted.surrender() {
+                    self.complete(&adopted);
+                }
                 return Step::End;
             }
         }
@@ -408,7 +411,7 @@ impl Core {
         self.position.next_end_ms = Some(next_end);
         let mut end = next_end;
         while end.saturating_add(lateness_ms) <= now {
-            if self.out.len() >= MOST_RECORDS {
+            if self.out.len() >= MOST_RECORDS && !self.is_catching_up() {
                 return false;
             }
             self.mark(end);
