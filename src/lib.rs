@@ -46,7 +46,6 @@ pub mod check;
 pub mod quiet;
 
 pub(crate) mod outbox;
-pub mod test_alert;
 pub mod trigger_documents;
 pub mod webhook;
 

@@ -11,4 +11,5 @@ mod schemas;
 mod servers;
 mod specs;
 mod tail_mongo;
+mod trigger_documents;
 mod webhook;
