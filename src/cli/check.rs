@@ -132,7 +132,12 @@ fn baseline(flags: &Check, session: &Session, config: &Config, spec: &Spec, prog
             Found::Completed(ticket) => builder.push(ticket),
             Found::Other(ticket) => builder.push_other(ticket),
         })?;
-        let making = Making { version: 0, created_at_ms: now_ms(), window_days: &config.window.days, predecessor: None };
+        // A window of any length asked for is held against the noise of that length.
+        let mut lengths = config.window.days.clone();
+        lengths.push(window_days(flags, config)?);
+        lengths.sort_unstable();
+        lengths.dedup();
+        let making = Making { version: 0, created_at_ms: now_ms(), window_days: &lengths, predecessor: None };
         return builder.build(&making).map_err(|why| refused(&doing, &why));
     }
     if config.kafka.bootstrap_servers.is_some() {
