@@ -2,6 +2,7 @@
 
 mod support;
 
+mod command;
 mod golden;
 mod hostile;
 mod layers;
