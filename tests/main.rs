@@ -3,6 +3,7 @@
 mod support;
 
 mod command;
+mod e2e;
 mod golden;
 mod hostile;
 mod layers;

@@ -1,5 +1,6 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
+mod deployment;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
@@ -8,6 +9,7 @@ pub(crate) mod parcels;
 mod process;
 pub(crate) mod schemas;
 
+pub(crate) use deployment::{Deployment, Process, Seen};
 pub(crate) use kafka::{Kafka, kafka};
 pub(crate) use mongo::{Mongo, mongo};
 pub(crate) use process::wait_until;

@@ -41,6 +41,12 @@ impl Server {
         let directory = directory.keep();
         let mut command = Command::new("sh");
         command.args(["-c", WATCHDOG, "watchdog"]).arg(&directory).arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        if let Some(place) = program.get_current_dir() {
+            command.current_dir(place);
+        }
         // A group of its own: an interrupt from the terminal is for the tests, and they end the server.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut watchdog = command.spawn().expect("a shell is there");
@@ -62,8 +68,9 @@ impl Server {
 
     /// Whether the server still runs.
     pub(crate) fn is_alive(&self) -> bool {
-        let answer = Command::new("kill").arg("-0").arg(self.pid.to_string()).stderr(Stdio::null()).status();
-        answer.is_ok_and(|status| status.success())
+        // The watchdog collects it only at the end: until then a dead one is there as a zombie.
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        state.is_ok_and(|state| state.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
     }
 
     /// Returns the last lines of what the server said.

@@ -1,0 +1,146 @@
+//! The built program as its users run it: processes, their environment, and what a foreign client reads of their topics.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bson::Document;
+use mongodb::Client;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::mongo::runtime;
+use super::process::{Server, free_ports, tools, wait_until};
+use super::{kafka, mongo};
+
+/// One deployment: a prefix and a database of its own, on the shared servers.
+pub(crate) struct Deployment {
+    /// Prefix of its topics.
+    pub(crate) prefix: String,
+    environment: BTreeMap<String, String>,
+}
+
+/// A running process of a deployment.
+pub(crate) struct Process {
+    server: Server,
+    http: u16,
+}
+
+/// A record as the foreign client saw it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Seen {
+    /// Topic, without the prefix.
+    pub(crate) topic: String,
+    /// Key as text.
+    pub(crate) key: Option<String>,
+    /// Headers.
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Value as it was written.
+    pub(crate) value: Option<String>,
+}
+
+impl Seen {
+    /// Returns the value as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.value.as_deref().expect("it has a value")).expect("it is JSON")
+    }
+}
+
+impl Deployment {
+    /// Begins a deployment; `name` is nobody else's.
+    pub(crate) fn new(name: &str, partitions: u32) -> Self {
+        let set = |key: &str, value: String| (key.to_owned(), value);
+        let environment = [
+            set("MONGODB_URI", mongo().uri.clone()),
+            set("MONGODB_DATABASE", name.to_owned()),
+            set("KAFKA_BOOTSTRAP_SERVERS", kafka().bootstrap_servers.clone()),
+            set("TIDEMARK_KAFKA_TOPIC_PREFIX", name.to_owned()),
+            set("TIDEMARK_KAFKA_PARTITIONS", partitions.to_string()),
+            set("TIDEMARK_SPEC", concat!(env!("CARGO_MANIFEST_DIR"), "/config/execution-tickets.toml").to_owned()),
+            set("TIDEMARK_HTTP_LISTEN", String::new()),
+        ];
+        Self { prefix: name.to_owned(), environment: environment.into() }
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+        program.args(arguments).envs(&self.environment).current_dir(std::env::temp_dir());
+        program
+    }
+
+    /// Runs a command to its end and returns what it said; panics when it fails.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.program(arguments).output().expect("the program is built");
+        assert!(status.success(), "tidemark {}: {status}\n{}", arguments.join(" "), String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).expect("it speaks UTF-8")
+    }
+
+    /// Starts a process that goes on until it is stopped.
+    pub(crate) fn start(&self, instance: &str, arguments: &[&str]) -> Process {
+        let [http] = free_ports();
+        let mut program = self.program(arguments);
+        program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
+        Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
+    }
+
+    /// Inserts documents into the collection, in order, by majority.
+    pub(crate) fn insert(&self, documents: &[Document]) {
+        let runtime = runtime();
+        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).expect("a valid connection string");
+        let collection = client.database(&self.prefix).collection::<Document>("execution_tickets");
+        for batch in documents.chunks(1_000) {
+            runtime.block_on(async { collection.insert_many(batch).await }).expect("the documents are inserted");
+        }
+    }
+
+    /// Reads every topic with a client that is not ours, once a verdict at or after `until_ms` is there. Panics when a record
+    /// breaks its schema or its chain.
+    pub(crate) fn read(&self, until_ms: Option<i64>) -> Vec<Seen> {
+        let mut python = Command::new(tools().join("venv/bin/python"));
+        python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/read.py")).arg(&kafka().bootstrap_servers).arg(&self.prefix);
+        if let Some(until_ms) = until_ms {
+            python.args(["--until", &until_ms.to_string()]);
+        }
+        let Output { status, stdout, stderr } = python.output().expect("the client is installed: run script/bootstrap test");
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        let lines = String::from_utf8(stdout).expect("it speaks UTF-8");
+        lines.lines().map(|line| serde_json::from_str(line).expect("a record a line")).collect()
+    }
+}
+
+impl Process {
+    /// Asks the process a page over HTTP; returns its status and its body.
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.http)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Waits until a part of the process says that it is ready, and not because another process does its work.
+    pub(crate) fn wait_for(&self, part: &str) {
+        wait_until("tidemark is ready", Duration::from_mins(1), || {
+            assert!(self.server.is_alive(), "tidemark ended:\n{}", self.server.last_words());
+            let (_, body) = self.get("/readyz")?;
+            let parts: Value = serde_json::from_str(&body).ok()?;
+            let part = &parts["parts"][part];
+            let idle = part["says"].as_str().is_some_and(|says| says.starts_with("standing by"));
+            (part["state"] == "ready" && !idle).then_some(())
+        });
+    }
+
+    /// Kills the process.
+    pub(crate) fn kill(self) {
+        self.server.signal("KILL");
+    }
+
+    /// Asks the process to stop, and waits until it is gone.
+    pub(crate) fn stop(self) {
+        self.server.signal("TERM");
+        wait_until("tidemark ends gracefully", Duration::from_secs(10), || (!self.server.is_alive()).then_some(()));
+    }
+}
