@@ -360,6 +360,7 @@ fn a_read_waits_for_a_hanging_transaction(bench: &Bench<'_>, name: &str) {
     let (log, hanging) = (bench.log, format!("{name}.hanging"));
     topic(log, name, 1);
     write(log, name, vec![record(name, 0, "before")]);
+    ends_at(log, name, 2);
     (bench.hang)(&hanging, name);
     write(log, name, vec![record(name, 0, "after")]);
     let mut follower = log.follow(name, &[0]).unwrap();
@@ -378,6 +379,7 @@ fn a_read_gives_up_on_a_hanging_transaction(bench: &Bench<'_>, name: &str) {
     let (log, hanging) = (bench.log, format!("{name}.hanging"));
     topic(log, name, 1);
     write(log, name, vec![record(name, 0, "before")]);
+    ends_at(log, name, 2);
     (bench.hang)(&hanging, name);
     write(log, name, vec![record(name, 0, "after")]);
     let mut reader = log.reader().unwrap();
@@ -421,6 +423,7 @@ fn a_position_after_the_end_is_refused(bench: &Bench<'_>, name: &str) {
     let log = bench.log;
     topic(log, name, 1);
     write(log, name, vec![record(name, 0, "only")]);
+    ends_at(log, name, 2);
     let followed = log.follow(name, &[3]).err();
     assert!(matches!(followed, Some(LogError::WrongTopic { ref topic, .. }) if topic == name), "{followed:?}");
     let mut member = log.member(name, name).unwrap();
