@@ -2,8 +2,10 @@
 //!
 //! `script/bench [NAME…] [--runs N] [--output json] [--list]`. Goals are ratios against the baseline wherever one exists, because machines differ.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark speaks to a terminal")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "times and places that are in range by construction")]
 mod figures;
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[expect(dead_code, unused_imports, clippy::unwrap_used, reason = "the tests use the rest")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
         }
     }
     if json {
-        println!("{}", serde_json::Value::from_iter(figures.iter().map(Figure::json)));
+        println!("{}", figures.iter().map(Figure::json).collect::<serde_json::Value>());
     }
     ExitCode::SUCCESS
 }

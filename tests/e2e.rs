@@ -133,7 +133,7 @@ fn tickets_complete_in_mongodb_and_a_foreign_client_reads_the_alarm() {
     assert!(alarm.json()["summary"].as_str().is_some_and(|summary| summary.contains("hour_of_day")), "{alarm:?}");
     let marks = of(seen, "tickets").filter(|record| record.headers["kind"] == "mark");
     let ends: BTreeSet<i64> = marks.map(|mark| mark.json()["end_ms"].as_i64().unwrap()).collect();
-    assert_eq!(ends.len() as i64, (ends.last().unwrap() - ends.first().unwrap()) / HOUR_MS + 1, "no slice is left out");
+    assert_eq!(i64::try_from(ends.len()).unwrap(), (ends.last().unwrap() - ends.first().unwrap()) / HOUR_MS + 1, "no slice is left out");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that all of them share one broker and one replica set.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod support;
 
 mod command;

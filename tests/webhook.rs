@@ -53,10 +53,8 @@ fn receiver(answers: Vec<Answer>) -> (String, Receiver<Request>) {
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let (sender, requests) = channel();
     thread::spawn(move || {
-        let mut number = 0;
-        for stream in listener.incoming() {
+        for (number, stream) in listener.incoming().enumerate() {
             let answer = answers[number.min(answers.len() - 1)];
-            number += 1;
             if serve(stream.unwrap(), answer, &sender).is_none() {
                 return;
             }

@@ -389,7 +389,7 @@ fn distinct(mut values: Vec<f64>) -> Vec<f64> {
 
 fn distinct_of_sorted(sorted: &[f64]) -> Vec<f64> {
     let mut distinct = sorted.to_vec();
-    distinct.dedup_by(|a, b| a == b);
+    distinct.dedup_by(|later, earlier| *later <= *earlier);
     distinct
 }
 

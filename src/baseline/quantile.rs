@@ -20,7 +20,7 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
 pub fn edges(sorted: &[f64], parts: u32) -> Vec<f64> {
     let mut edges: Vec<f64> = (1..parts).map(|k| quantile(sorted, f64::from(k) / f64::from(parts))).collect();
     edges.sort_unstable_by(f64::total_cmp);
-    edges.dedup_by(|a, b| a == b);
+    edges.dedup_by(|later, earlier| *later <= *earlier);
     edges
 }
 

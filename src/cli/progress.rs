@@ -43,7 +43,7 @@ impl Progress {
     /// Counts a row of the step.
     pub(super) fn row(&mut self) {
         self.rows += 1;
-        if let Some(bar) = self.bar.as_ref().filter(|_| self.rows % EVERY == 0) {
+        if let Some(bar) = self.bar.as_ref().filter(|_| self.rows.is_multiple_of(EVERY)) {
             bar.set_position(self.rows);
         }
     }

@@ -41,7 +41,8 @@ pub(crate) fn flights(mut each: impl FnMut(Flight)) {
             Normalised::Completed(ticket) => (ticket, true),
             Normalised::Other(Some(ticket)) => (*ticket, false),
             Normalised::Other(None) => {
-                (line.clear(), number += 1);
+                line.clear();
+                number += 1;
                 continue;
             }
             Normalised::Dead(dead) => panic!("every flight can be read: {dead:?}"),

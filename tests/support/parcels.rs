@@ -39,13 +39,13 @@ pub(crate) fn parcel(number: u64) -> Document {
     doc! {
         "_id": ObjectId::from_bytes(id),
         "carrier": carrier,
-        "service": if number % 2 == 0 { doc! { "level": service } } else { doc! { "level": "", "code": service } },
+        "service": if number.is_multiple_of(2) { doc! { "level": service } } else { doc! { "level": "", "code": service } },
         "freight": { "weight.kg": (drawn(number, 5, 300) as f64) / 10.0, "declared_value": "secret" },
         "handed_over_at": at_depot(handed_over_ms, i64::try_from(drawn(number, 6, 5)).unwrap() - 2),
         "promise": { "eta_minutes": minutes + 30 - i32::try_from(drawn(number, 7, 60)).unwrap(), "model": "eta-7" },
         "transit": { "minutes": Bson::Int64(i64::from(minutes)), "legs": legs },
         "state": {
-            "code": if is_lost { "lost" } else if number % 7 == 0 { "left_with_neighbour" } else { "delivered" },
+            "code": if is_lost { "lost" } else if number.is_multiple_of(7) { "left_with_neighbour" } else { "delivered" },
             "since": at_depot(handed_over_ms + i64::from(minutes) * 60_000, 1),
         },
     }
