@@ -116,7 +116,8 @@ pub(super) fn draft(profile: &Profile, database: &str, collection: &str) -> Draf
             .filter(|leaf| leaf.kind == Kind::Number && !leaf.last().contains("version"))
             .filter_map(|leaf| Some((leaf.rank(&PREDICTION_WORDS)?, leaf)))
             .collect();
-        found.sort_by_key(|(rank, _)| *rank);
+        // Of two in a document of predictions, the one that is named like a target.
+        found.sort_by_key(|(rank, leaf)| (*rank, leaf.rank(&TARGET_WORDS).unwrap_or(usize::MAX)));
         found.into_iter().map(|(_, leaf)| leaf).collect()
     };
     let version = leaves.iter().find(|leaf| leaf.last().contains("model_version"));
