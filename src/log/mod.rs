@@ -11,9 +11,12 @@
 //! - Records are *accepted* when `transact` is called and *durable* when it returns `Ok`. Nothing in between is promised.
 //! - No transaction is open while [`Member::poll`] runs, so a revoke never meets one.
 
+mod committer;
 pub mod kafka;
 pub mod memory;
 mod refusal;
+
+pub use committer::{Committer, Done};
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;

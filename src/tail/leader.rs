@@ -6,13 +6,13 @@ use super::core::{Core, Counts, Step};
 use super::follow::{Decisions, FollowedTopic, Verdict};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::position::Position;
-use super::source::{Event, Opened, Source, SourceError};
+use super::source::{ClusterTime, Event, Opened, Source, SourceError};
 use super::streamed::Streamed;
 use super::time::SourceClock;
 use super::{PART, TailError, restore};
 use crate::clock::now_ms;
 use crate::config::{ClockMode, Tail};
-use crate::log::{LogError, Member, Polled, Producer, TransactError, Transaction};
+use crate::log::{Committer, Done, LogError, Member, Polled, Producer, TransactError};
 use crate::metrics;
 use crate::spec::Spec;
 use crate::stage::{Context, State};
@@ -20,6 +20,8 @@ use crate::ticket::Ticket;
 
 /// How long a call may wait for news before this process looks at its group again.
 const GLANCE: Duration = Duration::from_millis(200);
+/// How long events are taken in before it is looked whether the transaction under way has ended.
+const FILL: Duration = Duration::from_millis(1);
 /// The first wait after a failure; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// See [`FIRST_WAIT`].
@@ -130,6 +132,15 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         }
     }
     Ok(())
+}
+
+/// What is known of a transaction beside its records.
+struct Sealed {
+    counts: Counts,
+    /// Whether events are in it.
+    has_passed: bool,
+    /// Cluster time of the last event.
+    source_time: Option<ClusterTime>,
 }
 
 /// What is known of a ticket whose record is too large.
@@ -251,45 +262,93 @@ impl Stage<'_> {
         if !core.is_catching_up() {
             self.commit(producer.as_mut(), &mut core)?;
         }
+        let mut committer = Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
         tracing::info!(partitions = core.position().partitions(), "tail leads");
-        let mut committed = Instant::now();
+        let mut submitted = Instant::now();
         let mut idle_since_commit = false;
         loop {
             if self.context.stop.is_asked() {
+                self.settle(&mut committer, Duration::MAX)?;
                 return Ok(End::Stopped);
             }
             self.glance(Duration::ZERO)?;
             if !self.ours {
                 return Ok(End::Lost);
             }
+            self.settle(&mut committer, Duration::ZERO)?;
             self.decide(&mut core, &mut decisions, Duration::ZERO)?;
-            if self.next == self.events.len() && (core.waiting() == 0 || core.is_catching_up()) {
+            if self.next == self.events.len() && (core.waiting() < self.limit || core.is_catching_up()) {
                 self.events.clear();
                 self.next = 0;
-                self.source.read(self.limit, GLANCE, &mut self.events)?;
+                // What waits to be committed waits for no further event.
+                let patience = if core.waiting() == 0 && !committer.is_busy() { GLANCE } else { Duration::ZERO };
+                self.source.read(self.limit, patience, &mut self.events)?;
             }
             let step = self.take(&mut core)?;
             idle_since_commit |= core.waiting() == 0 && self.next > 0;
-            let due = core.waiting() > 0 || idle_since_commit && committed.elapsed() >= IDLE_COMMIT;
+            let due = core.waiting() > 0 || idle_since_commit && submitted.elapsed() >= IDLE_COMMIT;
             if due && !core.is_catching_up() {
-                self.commit(producer.as_mut(), &mut core)?;
-                committed = Instant::now();
-                idle_since_commit = false;
+                // While one transaction is under way the next is filled, up to its limit.
+                let is_full = core.waiting() >= self.limit || matches!(step, Step::Full | Step::Await(_) | Step::End);
+                self.settle(&mut committer, if is_full { Duration::MAX } else { FILL })?;
+                if !committer.is_busy() {
+                    self.submit(&mut committer, &mut core);
+                    submitted = Instant::now();
+                    idle_since_commit = false;
+                }
+            } else if committer.is_busy() && self.next == self.events.len() {
+                self.settle(&mut committer, FILL)?;
             }
             match step {
                 Step::Taken | Step::Full => self.speak(core.position()),
                 Step::Await(version) => {
+                    self.settle(&mut committer, Duration::MAX)?;
                     self.say(|| State::Waiting(format!("baseline {version} must be published before the replay goes on")));
                     self.decide(&mut core, &mut decisions, GLANCE)?;
                 }
                 Step::End => {
-                    self.commit(producer.as_mut(), &mut core)?;
+                    self.settle(&mut committer, Duration::MAX)?;
+                    self.submit(&mut committer, &mut core);
+                    self.settle(&mut committer, Duration::MAX)?;
                     self.context.health.set(PART, State::Ready("the source is exhausted, all of it is committed".to_owned()));
                     return Ok(End::Exhausted);
                 }
             }
         }
+    }
+
+    fn submit(&mut self, committer: &mut Committer<Sealed>, core: &mut Core) {
+        let (transaction, counts) = core.seal();
+        // Events are in it, so that one that was too large has been passed when it is committed.
+        let has_passed = !transaction.records.is_empty() && self.next > 0;
+        committer.submit(transaction, Sealed { counts, has_passed, source_time: core.position().place.time() });
+    }
+
+    /// Waits at most so long for the transaction under way, and acts on what became of it.
+    fn settle(&mut self, committer: &mut Committer<Sealed>, time: Duration) -> Result<(), Setback> {
+        let Some(Done { note, result, took }) = committer.wait(time) else { return Ok(()) };
+        self.committed(result, took, &note)
+    }
+
+    fn committed(&mut self, result: Result<(), TransactError>, took: Duration, sealed: &Sealed) -> Result<(), Setback> {
+        let outcome = match &result {
+            Ok(()) => metrics::Outcome::Committed,
+            Err(TransactError::Fenced { .. }) => metrics::Outcome::Fenced,
+            Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => metrics::Outcome::Aborted,
+            Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
+        };
+        metrics::tail_transacted(outcome, took);
+        result?;
+        if sealed.has_passed {
+            self.limit = (self.limit * 2).min(self.most);
+        }
+        count(&sealed.counts);
+        if let Some(time) = sealed.source_time {
+            let behind_ms = now_ms().saturating_sub(i64::from(time.0) * 1_000).max(0);
+            metrics::tail_lags(behind_ms as f64 / 1_000.0);
+        }
+        Ok(())
     }
 
     fn speak(&mut self, position: &Position) {
@@ -386,20 +445,13 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Commits at once, before the stream is read.
     fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
         let (transaction, counts) = core.seal();
-        let had_records = !transaction.records.is_empty();
-        transact(producer, transaction)?;
-        if had_records && self.next > 0 {
-            // Events were in it, so one that was too large has been passed.
-            self.limit = (self.limit * 2).min(self.most);
-        }
-        count(&counts);
-        if let Some(now) = core.position().place.time() {
-            let behind_ms = now_ms().saturating_sub(i64::from(now.0) * 1_000).max(0);
-            metrics::tail_lags(behind_ms as f64 / 1_000.0);
-        }
-        Ok(())
+        let sealed = Sealed { counts, has_passed: false, source_time: core.position().place.time() };
+        let begun = Instant::now();
+        let result = producer.transact(transaction);
+        self.committed(result, begun.elapsed(), &sealed)
     }
 
     /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.
@@ -475,19 +527,6 @@ impl Stage<'_> {
         }
         Ok(core)
     }
-}
-
-fn transact(producer: &mut dyn Producer, transaction: Transaction) -> Result<(), TransactError> {
-    let begun = Instant::now();
-    let result = producer.transact(transaction);
-    let outcome = match &result {
-        Ok(()) => metrics::Outcome::Committed,
-        Err(TransactError::Fenced { .. }) => metrics::Outcome::Fenced,
-        Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => metrics::Outcome::Aborted,
-        Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
-    };
-    metrics::tail_transacted(outcome, begun.elapsed());
-    result
 }
 
 fn record_bytes(spec: &Spec, ticket: &Ticket) -> usize {

@@ -31,13 +31,14 @@ const ABORT_WITHIN: Duration = Duration::from_secs(5);
 /// The broker still closes the last transaction when the next one begins at once: then librdkafka asks again after 20 ms.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
-/// First reports that come later than this met such a repetition, unless the batch was large.
-const STALL: Duration = Duration::from_millis(18);
+/// First reports that come so much later than usual met such a repetition, unless the batch was large.
+const STALL: Duration = Duration::from_millis(15);
 const SMALL_BATCH: usize = 64;
 
 /// While reports are awaited, the queue is looked at this often, and less often when it takes long.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
-const LOOK_CLOSELY_FOR: Duration = Duration::from_millis(10);
+const LOOK_CLOSELY_FOR: Duration = Duration::from_millis(25);
+const LOOK_AT_LENGTH: Duration = Duration::from_millis(1);
 
 pub(super) struct KafkaProducer {
     id: String,
@@ -45,6 +46,8 @@ pub(super) struct KafkaProducer {
     spent: bool,
     ended: Option<Instant>,
     pause: Duration,
+    /// How long small batches usually take until they are acknowledged.
+    usual: Option<Duration>,
 }
 
 /// Notices and bad delivery reports of one producer. Good ones are not made: a record that is no longer in flight was acknowledged.
@@ -84,7 +87,7 @@ impl KafkaProducer {
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
         patiently(INIT_WITHIN, |time| client.init_transactions(time))
             .map_err(|error| unavailable(format!("taking over transactional id {id} at {}", properties.servers()), &error))?;
-        Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE })
+        Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE, usual: None })
     }
 
     fn attempt(&mut self, transaction: &Transaction) -> Result<(), TransactError> {
@@ -109,15 +112,22 @@ impl KafkaProducer {
         let begun = Instant::now();
         self.deliver(&transaction.records)?;
         if transaction.records.len() < SMALL_BATCH {
-            let step = Duration::from_micros(500);
-            self.pause = if begun.elapsed() > STALL { self.pause + step } else { self.pause.saturating_sub(step / 50) };
-            self.pause = self.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+            self.learn_pause(begun.elapsed());
         }
         self.deliver(&transaction.last)?;
         match &transaction.offsets {
             Some((membership, commits)) => self.offsets(membership, commits),
             None => Ok(()),
         }
+    }
+
+    /// Rests longer after a repetition, and a little shorter after each transaction without one.
+    fn learn_pause(&mut self, took: Duration) {
+        let step = Duration::from_micros(500);
+        let has_stalled = self.usual.is_some_and(|usual| took > usual + STALL);
+        self.pause = if has_stalled { self.pause + step } else { self.pause.saturating_sub(step / 50) };
+        self.pause = self.pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.usual = Some(self.usual.map_or(took, |usual| (usual * 15 + took) / 16));
     }
 
     /// Sends records and waits until all of them are acknowledged.
@@ -128,7 +138,7 @@ impl KafkaProducer {
                 if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= give_up {
                     return Err(self.refusal(&error, &record.topic, records));
                 }
-                self.look();
+                self.look(LOOK_EVERY);
             }
         }
         let sent = Instant::now();
@@ -137,10 +147,7 @@ impl KafkaProducer {
                 let reason = format!("not all of {} records were acknowledged within {} s", records.len(), REPORTS_WITHIN.as_secs());
                 return Err(TransactError::Aborted { reason });
             }
-            self.look();
-            if sent.elapsed() > LOOK_CLOSELY_FOR {
-                self.client.poll(Duration::from_millis(1));
-            }
+            self.look(if sent.elapsed() > LOOK_CLOSELY_FOR { LOOK_AT_LENGTH } else { LOOK_EVERY });
         }
         let refused = self.client.context().refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         match refused {
@@ -213,7 +220,7 @@ impl KafkaProducer {
         // What is in flight must be answered first, or the sequence would have gaps; librdkafka gives up on it by itself.
         let give_up = Instant::now() + REPORTS_WITHIN;
         while self.client.in_flight_count() > 0 && Instant::now() < give_up {
-            self.look();
+            self.look(LOOK_EVERY);
         }
         if self.client.client().fatal_error().is_some() {
             return;
@@ -223,12 +230,14 @@ impl KafkaProducer {
         }
     }
 
-    /// Serves what waits in the event queue (bad reports, log lines, errors); sleeps a moment when nothing does.
-    fn look(&self) {
+    /// Serves what waits in the event queue (bad reports, log lines, errors); sleeps when nothing has moved.
+    ///
+    /// Never by a timed `poll` of the client: that one spins on the clock for the last millisecond of its time.
+    fn look(&self, again_after: Duration) {
         let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
         if self.client.in_flight_count() == before {
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(again_after);
         }
     }
 
