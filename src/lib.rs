@@ -25,6 +25,9 @@ pub mod summary;
 
 pub mod cloudevent;
 
+pub mod model;
+pub mod registry;
+
 pub mod alert;
 pub mod trigger;
 
@@ -41,6 +44,8 @@ pub mod drift;
 
 pub mod judge;
 pub mod watch;
+
+pub mod train;
 
 pub mod check;
 pub mod quiet;

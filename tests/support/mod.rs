@@ -1,13 +1,17 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
+pub(crate) mod cutter;
 mod deployment;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
+pub(crate) mod mlflow;
 mod mongo;
 pub(crate) mod parcels;
 mod process;
+pub(crate) mod publications;
 pub(crate) mod schemas;
+pub(crate) mod stub;
 
 pub(crate) use deployment::{Deployment, Process, Seen};
 pub(crate) use kafka::{Kafka, kafka};

@@ -13,12 +13,12 @@ use tempfile::TempDir;
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 directory=$1; shift
-"$@" >"$directory/server.log" 2>&1 </dev/null &
+setsid "$@" >"$directory/server.log" 2>&1 </dev/null &
 server=$!
 echo "$server"
 read -r _
-kill -CONT "$server" 2>/dev/null
-kill -KILL "$server" 2>/dev/null
+kill -s CONT -- "-$server" 2>/dev/null
+kill -s KILL -- "-$server" 2>/dev/null
 wait "$server" 2>/dev/null
 rm -rf "$directory"
 "#;
@@ -55,10 +55,15 @@ impl Server {
         Self { watchdog, pid: line.trim().parse().expect("a process id"), directory }
     }
 
-    /// Sends a signal by name (`STOP`, `CONT`, `KILL`).
+    /// Sends a signal by name (`STOP`, `CONT`, `KILL`) to the server and its children.
     pub(crate) fn signal(&self, name: &str) {
-        let done = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status().expect("kill is there");
+        let done = Command::new("kill").arg(format!("-{name}")).args(["--", &format!("-{}", self.pid)]).status().expect("kill is there");
         assert!(done.success(), "kill -{name} {}", self.pid);
+    }
+
+    /// Returns the server's directory.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.directory
     }
 
     /// Returns the server's process id.

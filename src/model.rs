@@ -1,0 +1,10 @@
+//! The models: what they answer, and the one file that Rust and Python both load.
+
+pub mod tree;
+
+pub mod forest;
+pub mod isolation;
+
+pub mod interval;
+
+pub mod onnx;
