@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::shelf::ModelRef;
 use crate::summary::ErrorSums;
 
 /// The series of a ticket's own prediction.
@@ -43,6 +44,13 @@ pub struct Baseline {
     pub log_offset: f64,
     /// What the baseline does by itself, one a window length, shortest first.
     pub noise: Vec<Noise>,
+    /// The model in Production while this baseline is in force: its series is judged, and it scores tickets that it did not
+    /// predict itself. `None`: the tickets' own predictions are judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scored_by: Option<ModelRef>,
+    /// Made by a drift training: until a full window has passed only its error is judged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub provisional: bool,
 }
 
 /// A feature's part.

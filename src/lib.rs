@@ -37,6 +37,8 @@ pub mod stage;
 
 pub mod tail;
 
+pub mod history;
+
 pub mod features;
 pub mod window;
 

@@ -8,3 +8,6 @@ pub mod isolation;
 pub mod interval;
 
 pub mod onnx;
+
+pub mod duration;
+pub mod shelf;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::log::Log;
+use crate::registry::Registry;
 use crate::spec::Spec;
 use crate::topics::Topics;
 
@@ -25,6 +26,8 @@ pub struct Context {
     pub stop: Stop,
     /// How the stages are.
     pub health: Health,
+    /// Where models are kept; without one nothing is trained, and no ticket is scored.
+    pub registry: Option<Arc<dyn Registry>>,
 }
 
 impl Context {

@@ -1,5 +1,7 @@
 //! Training: from rows to models, the same model for the same seed whatever the number of threads.
 
+pub mod frame;
+
 pub mod bins;
 mod grow;
 

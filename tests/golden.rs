@@ -70,7 +70,7 @@ fn compare(golden: &str, change: fn(&mut Flight, usize)) {
             days.resize(day + 1, Slice::default());
         }
         encoder.encode(&ticket.fields, &mut row);
-        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, late: false };
+        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
         counting.add(&encoder, &row, outcome, &mut days[day]);
     }
     let looks = golden["looks"].as_array().unwrap();

@@ -71,7 +71,7 @@ fn judge_year(change: fn(&mut Flight, usize)) -> Found {
     for (number, ticket) in later.iter().enumerate() {
         let hour = usize::try_from((ticket.completed_at_ms - MARCH) / HOUR_MS).unwrap();
         encoder.encode(&ticket.fields, &mut row);
-        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, late: false };
+        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
         counting.add(&encoder, &row, outcome, &mut slices[hour][number % PARTITIONS as usize]);
     }
 
@@ -109,6 +109,7 @@ fn run(baseline: &Baseline, summaries: &[Summary]) -> Found {
         log: Arc::new(log.clone()),
         stop: Stop::default(),
         health: Health::default(),
+        registry: None,
     };
     let record = |topic: &Arc<str>, key: String, value: Vec<u8>| Record {
         topic: topic.clone(),

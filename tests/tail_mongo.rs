@@ -89,6 +89,7 @@ impl World {
             log: self.target.clone(),
             stop: Stop::default(),
             health: Health::default(),
+            registry: None,
         };
         let source = MongoSource::new(&self.config, &self.spec).unwrap();
         let thread = std::thread::spawn({

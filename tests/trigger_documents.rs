@@ -59,6 +59,7 @@ fn a_trigger_is_one_document_that_follows_it_to_its_end() {
         log: Arc::new(log.clone()),
         stop: Stop::default(),
         health: Health::default(),
+        registry: None,
     };
     // Delivered, but not noted: it is delivered again.
     log.inject("tidemark.trigger-documents.one", 0, Fault::Abort);

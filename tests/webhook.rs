@@ -98,6 +98,7 @@ fn context(log: &MemoryLog, url: &str) -> Context {
         log: Arc::new(log.clone()),
         stop: Stop::default(),
         health: Health::default(),
+        registry: None,
     }
 }
 

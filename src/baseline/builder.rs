@@ -227,6 +227,8 @@ impl Builder {
             target,
             errors: errors.map(|errors| (RECORDED.to_owned(), errors)).into_iter().collect(),
             log_offset,
+            scored_by: None,
+            provisional: false,
         };
         let bytes = serde_json::to_vec(&baseline).expect("a baseline has only texts, numbers and lists").len();
         if bytes > MAX_BYTES {

@@ -62,7 +62,7 @@ impl Counter {
         }
         self.encoder.encode(&ticket.fields, &mut self.row);
         let (completed_at_ms, actual, predicted) = (ticket.completed_at_ms, ticket.actual, ticket.predicted);
-        self.counting.add(&self.encoder, &self.row, Outcome { completed_at_ms, actual, predicted, late: false }, slice);
+        self.counting.add(&self.encoder, &self.row, Outcome { completed_at_ms, actual, predicted, predicted_by: 0, late: false }, slice);
     }
 
     /// Returns the slices that have a ticket, oldest first.

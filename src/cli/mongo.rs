@@ -4,13 +4,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use mongodb::Client;
-use mongodb::error::ErrorKind;
 use mongodb::options::{ClientOptions, ReadConcern};
 use secrecy::ExposeSecret;
 use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::config::show::redact_uri;
+pub(super) use crate::history::said;
 
 use super::exit::{Exit, Failure};
 
@@ -74,17 +74,4 @@ pub(super) fn connect(config: &Config) -> Result<Connection, Failure> {
     };
     let client = made.map_err(|error| Failure::new(Exit::Usage, format!("cannot use {address}: {}", said(&error))))?;
     Ok(Connection { client, address, runtime })
-}
-
-/// What a driver's error says, without the state of the whole topology.
-pub(super) fn said(error: &mongodb::error::Error) -> String {
-    match error.kind.as_ref() {
-        ErrorKind::ServerSelection { message, .. } => {
-            // `Server selection timeout: No available servers. Topology: {…, Servers: [ { Address: …, Error: … } ]}`
-            let why = message.find("Error: ").map(|at| message[at + "Error: ".len()..].trim_end_matches([' ', '}', ']', ',']));
-            why.map_or_else(|| "no server answers".to_owned(), |why| format!("no server answers: {why}"))
-        }
-        ErrorKind::Command(command) => format!("{} ({} {})", command.message, command.code, command.code_name),
-        other => other.to_string(),
-    }
 }

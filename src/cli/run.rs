@@ -52,7 +52,8 @@ pub(super) fn run(arguments: &Run, session: &mut Session) -> Result<Exit, Failur
     let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka)?);
     let topics = Arc::new(Topics::new(&config.kafka.topic_prefix));
     log.create_topics(&topics.settings(&config.topic_plan()))?;
-    let context = Context { config, spec, topics, log, stop: Stop::default(), health: Health::default() };
+    let registry = session.registry()?;
+    let context = Context { config, spec, topics, log, stop: Stop::default(), health: Health::default(), registry };
     let source = if stages.contains(&Stage::Tail) { Some(source(arguments, &context)?) } else { None };
 
     let recorder = metrics::install().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;

@@ -10,6 +10,7 @@ use crate::config::load::{Loaded, Sources, load_all};
 use crate::config::secrets::Secrets;
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
+use crate::registry::{LocalRegistry, MlflowRegistry, MlflowSettings, Registry};
 
 use crate::spec::Spec;
 
@@ -99,6 +100,24 @@ impl Session {
             return Err(Failure::new(Exit::Usage, format!("kafka.bootstrap_servers is not set: {ways}")));
         }
         Ok(Arc::new(KafkaLog::connect(kafka)?))
+    }
+
+    /// Returns the registry of models: MLflow, else the directory that stands in for it, else none.
+    ///
+    /// # Errors
+    /// Exit 2 when its address cannot be used.
+    pub fn registry(&self) -> Result<Option<Arc<dyn Registry>>, Failure> {
+        let config = self.config()?;
+        let Some(uri) = &config.mlflow.tracking_uri else {
+            let directory = &config.registry.directory;
+            return Ok((!directory.is_empty()).then(|| Arc::new(LocalRegistry::new(directory)) as Arc<dyn Registry>));
+        };
+        let mut settings = MlflowSettings::new(uri.clone().into(), &config.mlflow.experiment_name);
+        settings.token.clone_from(&config.mlflow.token);
+        settings.username.clone_from(&config.mlflow.username);
+        settings.password.clone_from(&config.mlflow.password);
+        let registry = MlflowRegistry::new(&settings).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        Ok(Some(Arc::new(registry)))
     }
 
     /// Reads the watch spec.

@@ -63,7 +63,7 @@ const RUN: &[&str] = &["run"];
 const JUDGED: &[&str] = &["run", "check", "demo"];
 const KAFKA: &[&str] = &["run", "baseline", "status", "alerts", "test-alert", "check --from-log"];
 const MONGODB: &[&str] = &["run", "baseline", "check", "spec suggest"];
-const TRAIN: &[&str] = &["train"];
+const TRAIN: &[&str] = &["run", "train", "models", "backfill", "serve"];
 const LEVEL: Kind = Kind::Number(0.0, 1.0);
 const LOOKS: Kind = Kind::Integer(1, 10_000);
 
@@ -83,6 +83,11 @@ pub const KEYS: &[Key] = &[
     key("kafka.properties", Kind::Properties, KAFKA),
     contract("mlflow.tracking_uri", "MLFLOW_TRACKING_URI", Kind::Url, &["train", "config check --connect"]),
     contract("mlflow.experiment_name", "MLFLOW_EXPERIMENT_NAME", Kind::Text, TRAIN),
+    contract("mlflow.token", "MLFLOW_TRACKING_TOKEN", Kind::Secret, TRAIN),
+    contract("mlflow.username", "MLFLOW_TRACKING_USERNAME", Kind::Text, TRAIN),
+    contract("mlflow.password", "MLFLOW_TRACKING_PASSWORD", Kind::Secret, TRAIN),
+    key("registry.directory", Kind::Text, TRAIN),
+    key("registry.cache", Kind::Text, RUN),
     key("tail.start", Kind::Choice(&["now", "history"]), RUN),
     key("tail.clock", Kind::Choice(&["auto", "commit", "tickets"]), RUN),
     key("tail.transaction_rows", Kind::Integer(1, 100_000), RUN),
@@ -122,6 +127,8 @@ pub const KEYS: &[Key] = &[
     contract("train.data_volume_trigger_threshold", "ML_DATA_VOLUME_TRIGGER_THRESHOLD", Kind::Integer(1, 1_000_000_000_000), TRAIN),
     key("train.min_interval_hours", Kind::Integer(0, 8_760), TRAIN),
     key("train.max_per_day", Kind::Integer(1, 24), TRAIN),
+    key("train.max_rows", Kind::Integer(1_000, 16_000_000), TRAIN),
+    key("train.unprompted", Kind::Flag, TRAIN),
     contract("backfill.errors", "ML_BACKFILL_ERRORS", Kind::Flag, TRAIN),
     contract("backfill.history_retention_days", "ML_BACKFILL_HISTORY_RETENTION_DAYS", Kind::Integer(1, 36_500), &["backfill"]),
     contract("serve.enhanced_scheduling", "ENABLE_ML_ENHANCED_SCHEDULING", Kind::Flag, &["serve"]),

@@ -34,6 +34,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// MLflow.
     pub mlflow: Mlflow,
+    /// Where models are kept without MLflow, and at hand.
+    pub registry: Registry,
     /// The first stage.
     pub tail: Tail,
     /// Slices and windows.
@@ -99,6 +101,33 @@ pub struct Mlflow {
     pub tracking_uri: Option<String>,
     /// `MLFLOW_EXPERIMENT_NAME`.
     pub experiment_name: String,
+    /// `MLFLOW_TRACKING_TOKEN`.
+    #[serde(serialize_with = "show::masked")]
+    pub token: Option<SecretString>,
+    /// `MLFLOW_TRACKING_USERNAME`.
+    pub username: Option<String>,
+    /// `MLFLOW_TRACKING_PASSWORD`.
+    #[serde(serialize_with = "show::masked")]
+    pub password: Option<SecretString>,
+}
+
+/// Models on this machine.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// A directory that stands in for MLflow where no tracking URI is set; empty for none.
+    pub directory: String,
+    /// Where models that were fetched are kept; empty for a folder of the system's temporary directory.
+    pub cache: String,
+}
+
+impl Registry {
+    /// Returns the folder of models that were fetched.
+    #[must_use]
+    pub fn cache(&self) -> Option<PathBuf> {
+        let own = (!self.cache.is_empty()).then(|| PathBuf::from(&self.cache));
+        Some(own.unwrap_or_else(|| std::env::temp_dir().join("tidemark-models")))
+    }
 }
 
 /// Where the first start begins.
@@ -239,6 +268,10 @@ pub struct Train {
     pub min_interval_hours: u32,
     /// Retrainings a day, at most.
     pub max_per_day: u32,
+    /// Rows that one model is trained on, at most: the newest.
+    pub max_rows: usize,
+    /// Trainings that nothing but time or volume asks for (scheduled, data_volume).
+    pub unprompted: bool,
 }
 
 /// Prediction errors of history.
@@ -307,6 +340,7 @@ impl Default for Config {
             mongodb: Mongodb::default(),
             kafka: Kafka::default(),
             mlflow: Mlflow::default(),
+            registry: Registry::default(),
             tail: Tail::default(),
             window: Window::default(),
             judge: Judge::default(),
@@ -343,7 +377,13 @@ impl Default for Kafka {
 
 impl Default for Mlflow {
     fn default() -> Self {
-        Self { tracking_uri: None, experiment_name: "orchestrator-predictive-models".to_owned() }
+        Self {
+            tracking_uri: None,
+            experiment_name: "orchestrator-predictive-models".to_owned(),
+            token: None,
+            username: None,
+            password: None,
+        }
     }
 }
 
@@ -405,6 +445,8 @@ impl Default for Train {
             data_volume_trigger_threshold: 10_000,
             min_interval_hours: 6,
             max_per_day: 2,
+            max_rows: 200_000,
+            unprompted: true,
         }
     }
 }

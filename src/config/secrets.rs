@@ -36,6 +36,7 @@ impl Secrets {
             let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
             texts.extend(path.map(str::to_owned));
         }
+        texts.extend([&config.mlflow.token, &config.mlflow.password].into_iter().flatten().map(|secret| secret.expose_secret().to_owned()));
         texts.extend(config.webhook.secret.iter().map(|secret| secret.expose_secret().to_owned()));
         let named_so =
             |name: &str| ["password", "secret", "token", "jaas", ".pem", "credential", "oauth"].iter().any(|word| name.contains(word));

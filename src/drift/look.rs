@@ -203,6 +203,13 @@ pub fn look(baseline: &Baseline, spec: &Spec, window: &Slice, days: u32, judge: 
     let target = TargetLook { ks_hist: distance.distance, ks_hist_p: libm::exp(ks_log_p), ks_hist_log_p: ks_log_p };
     causes.push(looker.target_cause(&distance, window.rows));
     let error = looker.error(window);
+    if baseline.provisional {
+        // Its bins are the predecessor's: until a full window has passed, only the new model's error says anything.
+        for cause in &mut causes {
+            (cause.judged, cause.over_warning, cause.over_critical) = (false, false, false);
+        }
+        columns_over_critical = 0;
+    }
     causes.extend(looker.error_cause(&error));
     Look { days, rows: window.rows, judged, columns, columns_over_critical, target, error, causes }
 }

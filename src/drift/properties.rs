@@ -93,7 +93,7 @@ proptest! {
         let mut add = |of: &(i64, u8, u32, bool), slice: &mut Slice| {
             let ticket = ticket(&spec, *of);
             encoder.encode(&ticket.fields, &mut row);
-            let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, late: false };
+            let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
             counting.add(&encoder, &row, outcome, slice);
         };
         let mut whole = Slice::default();

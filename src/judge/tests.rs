@@ -202,6 +202,8 @@ fn baseline(version: u64, to_hour: i64) -> Baseline {
             ErrorBaseline { mae: sums.abs_us as f64 / 1000.0 / sums.rows as f64, days: 56.0, sums },
         )]),
         log_offset: 0.08,
+        scored_by: None,
+        provisional: false,
         noise: vec![noise(1), noise(3), noise(7)],
     }
 }
@@ -538,6 +540,7 @@ impl Run {
             log: Arc::new(log.clone()),
             stop: Stop::default(),
             health: Health::default(),
+            registry: None,
         };
         Self { log, context }
     }

@@ -152,7 +152,7 @@ impl<'a> Watch<'a> {
                 &kept.row
             };
             let completed_at_ms = start_ms + i64::from(kept.into_day_ms);
-            let outcome = Outcome { completed_at_ms, actual, predicted: kept.predicted, late: false };
+            let outcome = Outcome { completed_at_ms, actual, predicted: kept.predicted, predicted_by: 0, late: false };
             self.counting.add(&self.pool.encoder, row, outcome, &mut slices[hour]);
         }
         slices

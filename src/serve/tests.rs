@@ -21,6 +21,7 @@ fn context(listen: &str) -> Context {
         log: Arc::new(MemoryLog::new()),
         stop: Stop::default(),
         health: Health::default(),
+        registry: None,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::baseline::Baseline;
 use crate::log::{LogError, Reader};
 use crate::window::Counting;
 
-/// Returns the baseline of that version, compiled: `None` while the topic does not have it, `Some(None)` when it cannot be
+/// Returns the baseline of that version, compiled: `None` while the topic does not have it, or its model is still being fetched, `Some(None)` when it cannot be
 /// counted with (another spec's, or unreadable), which is logged.
 ///
 /// # Errors
@@ -24,23 +24,33 @@ pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result
         }
         ControlFlow::Continue(())
     })?;
-    Ok(value.map(|value| compile(&value, &key, plan)))
+    Ok(value.and_then(|value| compile(&value, &key, plan)))
 }
 
-fn compile(value: &[u8], key: &str, plan: &Plan) -> Usable {
+/// `None` while the model that the baseline names is not at hand.
+fn compile(value: &[u8], key: &str, plan: &Plan) -> Option<Usable> {
     let features: Vec<&str> = plan.spec.features.iter().map(|feature| feature.name.as_str()).collect();
     let baseline = match serde_json::from_slice::<Baseline>(value) {
         Ok(baseline) => baseline,
         Err(error) => {
             tracing::error!(%key, %error, "the baseline in force cannot be read: slices have rows only");
-            return None;
+            return Some(None);
         }
     };
     match Counting::new(&plan.encoder, &features, &plan.fingerprint, &baseline) {
-        Ok(counting) => Some(Arc::new(counting)),
+        Ok(counting) => match &baseline.scored_by {
+            None => Some(Some(Arc::new(counting))),
+            Some(named) => match plan.shelf.get(named) {
+                Ok(model) => Some(Some(Arc::new(counting.with_model(named.version, named.series(), model)))),
+                Err(waits) => {
+                    tracing::debug!(%key, %waits, "the baseline in force waits for its model");
+                    None
+                }
+            },
+        },
         Err(error) => {
             tracing::error!(%key, %error, "the baseline in force cannot be used: slices have rows only");
-            None
+            Some(None)
         }
     }
 }

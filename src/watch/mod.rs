@@ -23,6 +23,7 @@ use crate::clock::{DAY_MS, now_ms};
 use crate::features::{Encoder, EncoderError};
 use crate::log::{Delivered, LogError, Member, OffsetCommit, Polled, Producer, Reader, Record, TransactError, Transaction};
 use crate::metrics::{self, Outcome};
+use crate::model::shelf::Shelf;
 use crate::stage::{Context, State};
 use crate::window::Shape;
 
@@ -120,7 +121,8 @@ impl<'c> Watch<'c> {
         let window = &context.config.window;
         let longest = window.days.iter().copied().max().unwrap_or(1);
         let shape = Shape { slice_ms: window.slice_ms, longest_ms: i64::from(longest) * DAY_MS };
-        let plan = Plan::new(context.spec.clone(), context.topics.clone(), Encoder::new(&context.spec)?, shape);
+        let shelf = Shelf::new(context.registry.clone(), &context.spec, context.config.registry.cache());
+        let plan = Plan::new(context.spec.clone(), context.topics.clone(), Encoder::new(&context.spec)?, shape, shelf);
         let prefix = &context.config.kafka.topic_prefix;
         let restorer = Restorer::start(context.log.clone(), plan.clone(), window.max_rows);
         Ok(Self {

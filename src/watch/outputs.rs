@@ -16,6 +16,8 @@ use crate::topics::Topics;
 
 /// Name of the header that names the input: `<partition>:<sequence>`.
 pub(super) const SOURCE: &str = "source";
+/// Name of the header that names the series of a prediction that is not the ticket's own.
+pub(super) const SERIES: &str = "series";
 /// [`KIND`] of a record of `prediction-errors`.
 pub(super) const PREDICTION_ERROR: &str = "prediction-error";
 /// [`KIND`] of a record of `summaries`.
@@ -67,8 +69,14 @@ impl Output {
         }
         let source = record.header(SOURCE)?;
         let (from, _) = parse_source(source)?;
+        if from != partition {
+            return None;
+        }
+        if let Some(series) = record.header(SERIES) {
+            return Some(Bytes::from([source, b"/", series].concat()));
+        }
         let named = if self == Self::Alerts { record.header("ce_id")? } else { source };
-        (from == partition).then(|| Bytes::copy_from_slice(named))
+        Some(Bytes::copy_from_slice(named))
     }
 }
 
@@ -113,12 +121,30 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Writes the prediction error of a ticket. `error` is predicted − actual; `relative_error` is |error| / actual.
+    /// Writes the error of a ticket's own prediction, where it has one.
     pub(super) fn prediction_error(&mut self, to: &To<'_>, written: &mut Written, sequence: u64, ticket: &Ticket) {
         let Some(predicted) = ticket.predicted else { return };
-        if !written.wants(|| Bytes::from(format!("{}:{sequence}", to.partition))) {
-            return;
+        if written.wants(|| Bytes::from(format!("{}:{sequence}", to.partition))) {
+            self.error(to, sequence, ticket, None, predicted);
         }
+    }
+
+    /// Writes the error of what Production predicts for a ticket.
+    pub(super) fn production_error(
+        &mut self,
+        to: &To<'_>,
+        written: &mut Written,
+        sequence: u64,
+        ticket: &Ticket,
+        (series, predicted): (&str, f64),
+    ) {
+        if written.wants(|| Bytes::from(format!("{}:{sequence}/{series}", to.partition))) {
+            self.error(to, sequence, ticket, Some(series), predicted);
+        }
+    }
+
+    /// `error` is predicted − actual; `relative_error` is |error| / actual.
+    fn error(&mut self, to: &To<'_>, sequence: u64, ticket: &Ticket, series: Option<&str>, predicted: f64) {
         if self.shared.capacity() < 2_048 {
             self.shared.reserve(SHARED_BYTES);
         }
@@ -127,11 +153,12 @@ impl Batch {
         out.text("{\"ticket\":").text(ticket.id.json());
         out.text(",\"completed_at\":").integer(ticket.completed_at_ms);
         out.text(",\"model\":").text(to.model_json).text(",\"version\":");
-        match &ticket.model_version {
-            Some(version) => out.quoted(version),
-            None => out.text("null"),
+        match (series, &ticket.model_version) {
+            (Some(series), _) => out.quoted(series.trim_start_matches('v')),
+            (None, Some(version)) => out.quoted(version),
+            (None, None) => out.text("null"),
         };
-        out.text(",\"series\":\"").text(RECORDED).text("\",\"predicted\":").number(predicted);
+        out.text(",\"series\":").quoted(series.unwrap_or(RECORDED)).text(",\"predicted\":").number(predicted);
         out.text(",\"actual\":").number(ticket.actual).text(",\"error\":").number(error);
         out.text(",\"absolute_error\":").number(error.abs());
         out.text(",\"relative_error\":").number(error.abs() / ticket.actual);
@@ -142,12 +169,14 @@ impl Batch {
         let key = self.shared.split().freeze();
         Text(&mut self.shared).integer(to.partition.into()).text(":").unsigned(sequence);
         let source = self.shared.split().freeze();
+        let mut headers = vec![kind(PREDICTION_ERROR), (Cow::Borrowed(SOURCE), source)];
+        headers.extend(series.map(|series| (Cow::Borrowed(SERIES), Bytes::copy_from_slice(series.as_bytes()))));
         self.records.push(Record {
             topic: std::sync::Arc::clone(&to.topics.prediction_errors),
             partition: Output::Errors.partition(to.partition),
             key: Some(key),
             value: Some(value),
-            headers: vec![kind(PREDICTION_ERROR), (Cow::Borrowed(SOURCE), source)],
+            headers,
         });
     }
 

@@ -8,6 +8,7 @@ use super::place::{Metadata, Place};
 use crate::alert::Alert;
 use crate::features::Encoder;
 use crate::log::Delivered;
+use crate::model::shelf::Shelf;
 use crate::spec::Spec;
 use crate::summary::Summary;
 use crate::ticket::{Break, CHAIN, Chain, Control, KIND, Mark, TICKET, Ticket};
@@ -23,13 +24,14 @@ pub(super) struct Plan {
     pub(super) topics: Arc<Topics>,
     pub(super) encoder: Arc<Encoder>,
     pub(super) shape: Shape,
+    pub(super) shelf: Shelf,
 }
 
 impl Plan {
-    pub(super) fn new(spec: Arc<Spec>, topics: Arc<Topics>, encoder: Encoder, shape: Shape) -> Self {
+    pub(super) fn new(spec: Arc<Spec>, topics: Arc<Topics>, encoder: Encoder, shape: Shape, shelf: Shelf) -> Self {
         let fingerprint = spec.fingerprint().into();
         let model_json = serde_json::Value::from(spec.model.as_str()).to_string().into();
-        Self { spec, fingerprint, model_json, topics, encoder: Arc::new(encoder), shape }
+        Self { spec, fingerprint, model_json, topics, encoder: Arc::new(encoder), shape, shelf }
     }
 
     fn to(&self, partition: u32) -> To<'_> {
@@ -154,13 +156,15 @@ impl Partition {
         let start_ms = step.plan.shape.slice_of(ticket.event_at_ms);
         self.tally.tickets += 1;
         self.tally.committed_s = ticket.commit.map(|(seconds, _)| seconds).or(self.tally.committed_s);
+        let mut production = None;
         match self.window.push(&ticket) {
             Pushed::Repeat => {
                 self.tally.repeats += 1;
                 return;
             }
             Pushed::Outside => self.tally.outside += 1,
-            Pushed::New { late, opened } => {
+            Pushed::New { late, opened, scored } => {
+                production = scored;
                 self.tally.late += u64::from(late);
                 if opened {
                     let chain = match (&self.place.chain, before) {
@@ -179,7 +183,11 @@ impl Partition {
             }
         }
         if let Some(batch) = &mut step.batch {
-            batch.prediction_error(&step.plan.to(self.number), &mut self.written[Output::Errors as usize], step.sequence, &ticket);
+            let (to, written) = (step.plan.to(self.number), &mut self.written[Output::Errors as usize]);
+            batch.prediction_error(&to, written, step.sequence, &ticket);
+            if let (Some(predicted), Some(series)) = (production, self.window.production_series()) {
+                batch.production_error(&to, written, step.sequence, &ticket, (series, predicted));
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::baselines;
 use super::outputs::{Output, SOURCE, Written, parse_source};
@@ -16,6 +17,11 @@ use crate::window::Counting;
 /// Output records looked at first when a place has to be found from the outputs; each further look takes eight times as many.
 const FIRST_LOOK: i64 = 1_024;
 
+/// How long a restore waits for a model that is being fetched, before it says so and is asked for again.
+const MODEL_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const MODEL_AGAIN: Duration = Duration::from_millis(10);
+
 /// Why a partition could not be restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestoreError {
@@ -24,7 +30,7 @@ pub(super) enum RestoreError {
     Log(#[from] LogError),
     /// The baseline in force is not in its topic.
     #[error(
-        "baseline {spec}@{version}, in force at offset {offset} of partition {partition}, is not in the baselines topic: put it back with `tidemark baseline`"
+        "baseline {spec}@{version}, in force at offset {offset} of partition {partition}, is not in the baselines topic, or its model cannot be had from the registry: put it back with `tidemark baseline`, or bring the registry back"
     )]
     NoBaseline {
         /// The spec.
@@ -139,8 +145,20 @@ impl Restorer<'_> {
 
     fn counting(&mut self, partition: u32, version: Option<u64>, offset: i64) -> Result<Option<Arc<Counting>>, RestoreError> {
         let Some(version) = version else { return Ok(None) };
-        let spec = self.plan.spec.name.clone();
-        baselines::find(&mut *self.reader, self.plan, version)?.ok_or(RestoreError::NoBaseline { spec, version, offset, partition })
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(found) = baselines::find(&mut *self.reader, self.plan, version)? {
+                return Ok(found);
+            }
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(RestoreError::Cancelled);
+            }
+            if begun.elapsed() >= MODEL_PATIENCE {
+                let spec = self.plan.spec.name.clone();
+                return Err(RestoreError::NoBaseline { spec, version, offset, partition });
+            }
+            std::thread::sleep(MODEL_AGAIN);
+        }
     }
 
     fn replay(&mut self, partition: u32, from: Place, to: Place, counting: Option<Arc<Counting>>) -> Result<Partition, RestoreError> {

@@ -57,6 +57,7 @@ impl World {
             log: Arc::new(log.clone()),
             stop: Stop::default(),
             health: Health::default(),
+            registry: None,
         };
         let mut world =
             Self { log, context, chains: (0..partitions).map(|p| Chain::begin(&format!("chain-{p}"))).collect(), number: 0, version: None };

@@ -1,7 +1,10 @@
 //! Rows to counts: the bins of one baseline, compiled so that a row costs a look-up a column.
 
+use std::sync::Arc;
+
 use crate::baseline::{Baseline, Bins, RECORDED};
 use crate::features::{Encoder, Place, Row, number};
+use crate::model::duration::DurationModel;
 use crate::summary::{Slice, micros};
 
 /// What is counted of one ticket beside its row.
@@ -13,6 +16,8 @@ pub struct Outcome {
     pub actual: f64,
     /// The ticket's own prediction.
     pub predicted: Option<f64>,
+    /// Version of the model that made that prediction; 0 where the ticket does not say.
+    pub predicted_by: u32,
     /// Whether it came after its slice's mark.
     pub late: bool,
 }
@@ -25,6 +30,15 @@ pub struct Counting {
     log_offset: f64,
     columns: Vec<Column>,
     target: Vec<f64>,
+    production: Option<Production>,
+}
+
+/// The model in Production, and what its predictions are called.
+#[derive(Clone, Debug)]
+struct Production {
+    version: u32,
+    series: String,
+    model: Arc<DurationModel>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,7 +109,26 @@ impl Counting {
             log_offset: baseline.log_offset,
             columns: columns.collect(),
             target: baseline.target.edges.clone(),
+            production: None,
         })
+    }
+
+    /// Scores tickets with the model that the baseline names as the one in Production.
+    #[must_use]
+    pub fn with_model(mut self, version: u64, series: String, model: Arc<DurationModel>) -> Self {
+        let version = u32::try_from(version).unwrap_or(u32::MAX);
+        self.production = Some(Production { version, series, model });
+        self
+    }
+
+    /// Returns what Production predicts for a ticket, and the name of that series: the ticket's own prediction where Production
+    /// made it, else the model's. `None` without a model in Production.
+    #[must_use]
+    pub fn production(&self, encoder: &Encoder, row: &Row, outcome: Outcome) -> Option<(&str, f64)> {
+        let production = self.production.as_ref()?;
+        let own = outcome.predicted.filter(|_| outcome.predicted_by == production.version && production.version > 0);
+        let predicted = own.unwrap_or_else(|| production.model.predict(encoder, row));
+        Some((&production.series, predicted))
     }
 
     /// Returns the baseline's version.
@@ -104,16 +137,22 @@ impl Counting {
         self.version
     }
 
+    /// Returns the name of the series of the model in Production, where there is one.
+    #[must_use]
+    pub fn series(&self) -> Option<&str> {
+        self.production.as_ref().map(|production| production.series.as_str())
+    }
+
     /// Whether a ticket enters verdicts: it completed after the baseline's data ended.
     #[must_use]
     pub fn covers(&self, completed_at_ms: i64) -> bool {
         completed_at_ms >= self.to_ms
     }
 
-    /// Adds one ticket to a slice, if it is covered.
-    pub fn add(&self, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) {
+    /// Adds one ticket to a slice, if it is covered. Returns what Production predicts for it.
+    pub fn add(&self, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) -> Option<(&str, f64)> {
         if !self.covers(outcome.completed_at_ms) {
-            return;
+            return None;
         }
         if slice.columns.is_empty() {
             self.shape(slice);
@@ -130,13 +169,21 @@ impl Counting {
             }
         }
         slice.target[self.target.partition_point(|edge| *edge < outcome.actual)] += 1;
-        if let Some(error) = error {
-            if let Some(sums) = slice.series.get_mut(RECORDED) {
+        let mut push = |series: &str, error: f64| {
+            if let Some(sums) = slice.series.get_mut(series) {
                 sums.push(error, self.log_offset);
             } else {
-                slice.series.entry(RECORDED.to_owned()).or_default().push(error, self.log_offset);
+                slice.series.entry(series.to_owned()).or_default().push(error, self.log_offset);
             }
+        };
+        if let Some(error) = error {
+            push(RECORDED, error);
         }
+        let production = self.production(encoder, row, outcome);
+        if let Some((series, predicted)) = production {
+            push(series, (predicted - outcome.actual).abs());
+        }
+        production
     }
 
     fn shape(&self, slice: &mut Slice) {

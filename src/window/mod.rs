@@ -14,8 +14,8 @@ use polars::prelude::DataFrame;
 use sha2::{Digest, Sha256};
 
 pub use self::counting::{Counting, CountingError, Outcome};
-use self::rows::Rows;
-pub use self::rows::{ACTUAL, COMPLETED_AT, FIELD, IDENTITY, LATE, PREDICTED};
+pub(crate) use self::rows::Rows;
+pub use self::rows::{ACTUAL, COMPLETED_AT, FIELD, IDENTITY, LATE, PREDICTED, PREDICTED_BY};
 use crate::clock::HOUR_MS;
 use crate::features::{Encoder, Row};
 use crate::summary::Slice;
@@ -45,7 +45,7 @@ impl Shape {
 }
 
 /// What became of a ticket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pushed {
     /// It is in the window now.
     New {
@@ -53,6 +53,8 @@ pub enum Pushed {
         late: bool,
         /// Whether it is the first of its slice.
         opened: bool,
+        /// What the model in Production predicts for it, where there is one and the window counts it.
+        scored: Option<f64>,
     },
     /// The same id and completion are in the window already; not used twice.
     Repeat,
@@ -124,6 +126,12 @@ impl Window {
     pub fn new(encoder: Arc<Encoder>, shape: Shape, counting: Option<Arc<Counting>>) -> Self {
         let (slices, row) = (BTreeMap::new(), Row::default());
         Self { encoder, shape, counting, slices, floor_ms: i64::MIN, ended_ms: i64::MIN, rows: 0, row }
+    }
+
+    /// Returns the name of the series of the model in Production, where there is one.
+    #[must_use]
+    pub fn production_series(&self) -> Option<&str> {
+        self.counting.as_ref()?.series()
     }
 
     /// Returns the version of the baseline that it counts under.
@@ -199,15 +207,16 @@ impl Window {
         }
         let late = start_ms.saturating_add(self.shape.slice_ms) <= self.ended_ms;
         let (completed_at_ms, actual, predicted) = (ticket.completed_at_ms, ticket.actual, ticket.predicted);
-        let outcome = Outcome { completed_at_ms, actual, predicted, late };
+        let predicted_by = predicted_by(ticket);
+        let outcome = Outcome { completed_at_ms, actual, predicted, predicted_by, late };
         self.encoder.encode(&ticket.fields, &mut self.row);
         held.changed = true;
-        count(self.counting.as_deref(), &self.encoder, &self.row, outcome, &mut held.counts);
+        let scored = count(self.counting.as_deref(), &self.encoder, &self.row, outcome, &mut held.counts);
         if let Some(rows) = &mut held.rows {
             rows.push(&self.encoder, &self.row, outcome, identity);
             self.rows += 1;
         }
-        Pushed::New { late, opened }
+        Pushed::New { late, opened, scored }
     }
 
     /// A replace without a pre-image folds into an earlier completion, whose event time may have been held back to its commit.
@@ -288,7 +297,9 @@ impl Window {
         for held in self.slices.values_mut() {
             let mut counts = Slice { start_ms: held.counts.start_ms, repeats: held.counts.repeats, ..Slice::default() };
             if let Some(rows) = &held.rows {
-                rows.each(&self.encoder, |row, outcome| count(self.counting.as_deref(), &self.encoder, row, outcome, &mut counts));
+                rows.each(&self.encoder, |row, outcome| {
+                    count(self.counting.as_deref(), &self.encoder, row, outcome, &mut counts);
+                });
             }
             held.counts = counts;
             held.changed = true;
@@ -326,13 +337,20 @@ impl Held {
     }
 }
 
-fn count(counting: Option<&Counting>, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) {
+/// Counts a ticket; returns what Production predicts for it.
+fn count(counting: Option<&Counting>, encoder: &Encoder, row: &Row, outcome: Outcome, slice: &mut Slice) -> Option<f64> {
     if let Some(counting) = counting {
-        counting.add(encoder, row, outcome, slice);
+        counting.add(encoder, row, outcome, slice).map(|(_, predicted)| predicted)
     } else {
         slice.rows += 1;
         slice.late += u64::from(outcome.late);
+        None
     }
+}
+
+/// Returns the number of the version that a ticket says it was predicted by; 0 where it says none.
+pub(crate) fn predicted_by(ticket: &Ticket) -> u32 {
+    ticket.model_version.as_deref().and_then(|version| version.trim_start_matches('v').parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

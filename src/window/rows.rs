@@ -1,7 +1,7 @@
 //! The rows of one slice: buffered as they come, then one polars frame of typed columns.
 
 use polars::prelude::{
-    BooleanChunked, Column, DataFrame, Float64Chunked, Int64Chunked, IntoColumn, NewChunkedArray, UInt8Chunked, UInt64Chunked,
+    BooleanChunked, Column, DataFrame, Float64Chunked, Int64Chunked, IntoColumn, NewChunkedArray, UInt8Chunked, UInt32Chunked, UInt64Chunked,
 };
 
 use super::counting::Outcome;
@@ -20,12 +20,14 @@ pub const PREDICTED: &str = "predicted";
 pub const IDENTITY: &str = "identity";
 /// Column that tells whether the ticket came after its slice's mark.
 pub const LATE: &str = "late";
+/// Column of the version of the model that made the ticket's own prediction; 0 where it does not say.
+pub const PREDICTED_BY: &str = "predicted_by";
 /// Before the name of a field.
 pub const FIELD: &str = "field.";
 
 /// The rows of one slice, in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     frame: Option<DataFrame>,
     codes: Vec<u8>,
     numbers: Vec<f64>,
@@ -37,27 +39,28 @@ struct Other {
     completed_at_ms: i64,
     actual: f64,
     predicted: f64,
+    predicted_by: u32,
     identity: u64,
     late: bool,
 }
 
 impl Rows {
-    pub(super) fn push(&mut self, encoder: &Encoder, row: &Row, outcome: Outcome, identity: u64) {
+    pub(crate) fn push(&mut self, encoder: &Encoder, row: &Row, outcome: Outcome, identity: u64) {
         self.codes.extend_from_slice(&row.codes);
         self.numbers.extend_from_slice(&row.numbers);
-        let Outcome { completed_at_ms, actual, predicted, late } = outcome;
-        self.others.push(Other { completed_at_ms, actual, predicted: stored(predicted), identity, late });
+        let Outcome { completed_at_ms, actual, predicted, predicted_by, late } = outcome;
+        self.others.push(Other { completed_at_ms, actual, predicted: stored(predicted), predicted_by, identity, late });
         if self.others.len() >= BATCH_ROWS {
             self.freeze(encoder);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.frame.as_ref().map_or(0, DataFrame::height) + self.others.len()
     }
 
     /// Hands every row to `each`, the oldest first.
-    pub(super) fn each(&self, encoder: &Encoder, mut each: impl FnMut(&Row, Outcome)) {
+    pub(crate) fn each(&self, encoder: &Encoder, mut each: impl FnMut(&Row, Outcome)) {
         let (codes, numbers) = (encoder.code_fields().len(), encoder.number_fields().len());
         let mut row = Row { codes: vec![0; codes], numbers: vec![0.0; numbers] };
         if let Some(frame) = &self.frame {
@@ -69,13 +72,13 @@ impl Rows {
         for (at, other) in self.others.iter().enumerate() {
             row.codes.copy_from_slice(&self.codes[at * codes..(at + 1) * codes]);
             row.numbers.copy_from_slice(&self.numbers[at * numbers..(at + 1) * numbers]);
-            let Other { completed_at_ms, actual, predicted, late, .. } = *other;
-            each(&row, Outcome { completed_at_ms, actual, predicted: number(predicted), late });
+            let Other { completed_at_ms, actual, predicted, predicted_by, late, .. } = *other;
+            each(&row, Outcome { completed_at_ms, actual, predicted: number(predicted), predicted_by, late });
         }
     }
 
     /// Returns all rows as one frame.
-    pub(super) fn frame(&mut self, encoder: &Encoder) -> Option<&DataFrame> {
+    pub(crate) fn frame(&mut self, encoder: &Encoder) -> Option<&DataFrame> {
         if !self.others.is_empty() {
             self.freeze(encoder);
         }
@@ -85,7 +88,7 @@ impl Rows {
     fn freeze(&mut self, encoder: &Encoder) {
         let rows = self.others.len();
         let (codes, numbers) = (encoder.code_fields().len(), encoder.number_fields().len());
-        let mut columns: Vec<Column> = Vec::with_capacity(codes + numbers + 5);
+        let mut columns: Vec<Column> = Vec::with_capacity(codes + numbers + 6);
         for (at, name) in encoder.code_fields().enumerate() {
             let values: Vec<u8> = self.codes[at..].iter().step_by(codes).copied().collect();
             columns.push(UInt8Chunked::from_vec(format!("{FIELD}{name}").into(), values).into_column());
@@ -101,6 +104,8 @@ impl Rows {
         columns.push(Float64Chunked::from_vec(ACTUAL.into(), actual).into_column());
         let predicted = others.iter().map(|other| number(other.predicted));
         columns.push(Float64Chunked::from_iter_options(PREDICTED.into(), predicted).into_column());
+        let by: Vec<u32> = others.iter().map(|other| other.predicted_by).collect();
+        columns.push(UInt32Chunked::from_vec(PREDICTED_BY.into(), by).into_column());
         let identity: Vec<u64> = others.iter().map(|other| other.identity).collect();
         columns.push(UInt64Chunked::from_vec(IDENTITY.into(), identity).into_column());
         columns.push(BooleanChunked::from_iter_values(LATE.into(), others.iter().map(|other| other.late)).into_column());
@@ -126,6 +131,7 @@ struct Columns<'a> {
     completed: Values<'a, i64>,
     actual: Values<'a, f64>,
     predicted: Values<'a, f64>,
+    predicted_by: Values<'a, u32>,
     late: Values<'a, bool>,
 }
 
@@ -141,7 +147,8 @@ impl<'a> Columns<'a> {
             completed: Box::new(columns[other].i64().expect(TYPED).iter()),
             actual: number(other + 1),
             predicted: number(other + 2),
-            late: Box::new(columns[other + 4].bool().expect(TYPED).iter()),
+            predicted_by: Box::new(columns[other + 3].u32().expect(TYPED).iter()),
+            late: Box::new(columns[other + 5].bool().expect(TYPED).iter()),
         }
     }
 
@@ -158,6 +165,7 @@ impl<'a> Columns<'a> {
             completed_at_ms,
             actual: self.actual.next().flatten().expect(WHOLE),
             predicted: self.predicted.next().expect(WHOLE),
+            predicted_by: self.predicted_by.next().flatten().expect(WHOLE),
             late: self.late.next().flatten().expect(WHOLE),
         })
     }

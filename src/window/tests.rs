@@ -62,6 +62,8 @@ pub(crate) fn baseline(spec: &Spec, version: u64, to_ms: i64) -> Baseline {
         },
         errors: BTreeMap::from([(RECORDED.to_owned(), errors)]),
         log_offset: 500.0 + shift,
+        scored_by: None,
+        provisional: false,
         noise: vec![],
     }
 }
@@ -146,7 +148,7 @@ fn a_ticket_is_counted_once_in_every_column() {
     let given = given();
     let mut window = given.window(Some(given.counting(1, 0)));
     for seed in 0..500 {
-        assert_eq!(window.push(&given.ticket(seed, T0 + 5)), Pushed::New { late: false, opened: seed == 0 });
+        assert_eq!(window.push(&given.ticket(seed, T0 + 5)), Pushed::New { late: false, opened: seed == 0, scored: None });
     }
     let slice = &counts(&window)[0];
     assert_eq!(slice.rows, 500);
@@ -200,7 +202,7 @@ fn a_late_ticket_joins_its_slice_while_a_window_has_it() {
     window.push(&given.ticket(1, T0));
     window.mark(&mark(1, T0 + HOUR_MS));
     assert_eq!(window.changed().len(), 1);
-    assert_eq!(window.push(&given.ticket(2, T0 + 1)), Pushed::New { late: true, opened: false });
+    assert_eq!(window.push(&given.ticket(2, T0 + 1)), Pushed::New { late: true, opened: false, scored: None });
     window.mark(&mark(2, T0 + 2 * HOUR_MS));
     let changed = window.changed();
     assert_eq!((changed.len(), changed[0].rows, changed[0].late), (1, 2, 1));

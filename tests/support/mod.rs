@@ -8,7 +8,7 @@ mod kafka;
 pub(crate) mod mlflow;
 mod mongo;
 pub(crate) mod parcels;
-mod process;
+pub(crate) mod process;
 pub(crate) mod publications;
 pub(crate) mod schemas;
 pub(crate) mod stub;

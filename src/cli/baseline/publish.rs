@@ -197,6 +197,8 @@ mod tests {
             target,
             errors: BTreeMap::new(),
             log_offset: 0.0,
+            scored_by: None,
+            provisional: false,
             noise: vec![],
         }
     }

@@ -120,6 +120,7 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
         log: Arc::new(log),
         stop,
         health: Health::default(),
+        registry: None,
     };
     context.log.create_topics(&context.topics.settings(&context.config.topic_plan()))?;
 

@@ -134,6 +134,7 @@ fn context(log: &MemoryLog, partitions: u32, configure: impl FnOnce(&mut Config)
         log: Arc::new(log.clone()),
         stop: Stop::default(),
         health: Health::default(),
+        registry: None,
     }
 }
 
