@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod document;
+pub(crate) mod learned;
 mod noise;
 pub mod quantile;
 

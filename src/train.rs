@@ -7,3 +7,7 @@ mod grow;
 
 pub mod forest;
 pub mod isolation;
+
+pub mod candidate;
+pub mod compare;
+pub mod trial;

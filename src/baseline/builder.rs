@@ -9,6 +9,7 @@ use crate::spec::{self, Spec};
 use crate::summary::ErrorSums;
 use crate::ticket::Ticket;
 
+use super::learned::learned;
 use super::noise::{Daily, DailyError, noise};
 use super::quantile::{edges, quantile, sample};
 use super::{Baseline, Bins, Cell, Column, ErrorBaseline, RECORDED, TargetColumn};
@@ -28,7 +29,7 @@ pub const MAX_BYTES: usize = 1_000_000;
 /// c of ln(|error| + c) as a share of the MAE.
 const LOG_OFFSET: f64 = 0.01;
 /// Codes of a text field.
-const CODES: usize = 256;
+pub(crate) const CODES: usize = 256;
 
 /// Why no baseline can be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -304,29 +305,8 @@ impl Builder {
 
     /// Returns what a learned feature gives each row of its table; empty for the others.
     fn learned(&self, feature: usize) -> Vec<f64> {
-        let spec = &self.spec.features[feature];
-        let (true, Place::Code(at)) = (spec.encoder.is_learned(), self.encoder.place(feature)) else { return Vec::new() };
-        // A table that gives each of its rows that row's number tells which row a code belongs to.
-        let row_numbers: Vec<f64> = (0..spec.table.len()).map(|row| row as f64).collect();
-        let codes_of = |row: usize| {
-            (0..=u8::MAX)
-                .filter(|code| self.encoder.code_cell(feature, *code, &row_numbers) == Cell::Number(row as f64))
-                .collect::<Vec<u8>>()
-        };
-        let by_code = Sums::by_code(&self.codes[at], &self.actual);
-        (0..spec.table.len())
-            .map(|row| {
-                let Some(code) = codes_of(row).first().copied() else { return spec.default };
-                let sums = &by_code[usize::from(code)];
-                let seen = sums.rows + self.others[at][usize::from(code)];
-                match spec.encoder {
-                    spec::Encoder::SuccessRate if seen > 0 => sums.rows as f64 / seen as f64,
-                    spec::Encoder::TargetMean if sums.rows > 0 => sums.mean,
-                    spec::Encoder::TargetStd if sums.rows > 0 => sums.std,
-                    _ => spec.default,
-                }
-            })
-            .collect()
+        let Place::Code(at) = self.encoder.place(feature) else { return Vec::new() };
+        learned(&self.spec, &self.encoder, feature, &self.codes[at], &self.actual, &self.others[at])
     }
 
     fn target(&self, sorted: &[f64]) -> (TargetColumn, Daily) {
@@ -397,13 +377,13 @@ fn distinct_of_sorted(sorted: &[f64]) -> Vec<f64> {
 
 /// Mean and population standard deviation; 0 of nothing.
 #[derive(Clone, Copy, Debug, Default)]
-struct Moments {
-    mean: f64,
-    std: f64,
+pub(super) struct Moments {
+    pub(super) mean: f64,
+    pub(super) std: f64,
 }
 
 impl Moments {
-    fn of(values: &[f64]) -> Self {
+    pub(super) fn of(values: &[f64]) -> Self {
         if values.is_empty() {
             return Self::default();
         }
@@ -422,28 +402,6 @@ fn sum(values: impl Iterator<Item = f64>) -> f64 {
         sum = next;
     }
     if lost.is_finite() { sum + lost } else { sum }
-}
-
-/// The target over one code's tickets.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    rows: u64,
-    mean: f64,
-    std: f64,
-}
-
-impl Sums {
-    fn by_code(codes: &[u8], actual: &[f64]) -> Vec<Self> {
-        let mut by_code = vec![Vec::new(); CODES];
-        for (code, actual) in codes.iter().zip(actual) {
-            by_code[usize::from(*code)].push(*actual);
-        }
-        let of = |values: &Vec<f64>| {
-            let moments = Moments::of(values);
-            Self { rows: values.len() as u64, mean: moments.mean, std: moments.std }
-        };
-        by_code.iter().map(of).collect()
-    }
 }
 
 #[cfg(test)]

@@ -121,6 +121,12 @@ impl DurationModel {
         &self.card
     }
 
+    /// Returns the same trees with another card.
+    #[must_use]
+    pub fn with_card(self, card: Card) -> Self {
+        Self::new(self.forest, self.floor, card)
+    }
+
     /// Writes the model's inputs for a row into `inputs`, `[features]`.
     pub fn inputs(&self, encoder: &Encoder, row: &Row, inputs: &mut Vec<f32>) {
         write_inputs(encoder, row, &self.card.learned, inputs);
