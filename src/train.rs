@@ -11,3 +11,4 @@ pub mod isolation;
 pub mod candidate;
 pub mod compare;
 pub mod trial;
+pub mod publication;
