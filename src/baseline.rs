@@ -3,7 +3,7 @@
 pub mod builder;
 pub mod document;
 pub(crate) mod learned;
-mod noise;
+pub(crate) mod noise;
 pub mod quantile;
 
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use crate::summary::ErrorSums;
 
 /// The series of a ticket's own prediction.
 pub const RECORDED: &str = "recorded";
+/// c of ln(|error| + c) as a share of the MAE.
+pub(crate) const LOG_OFFSET: f64 = 0.01;
 
 /// A baseline of one spec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,9 @@ pub struct Baseline {
     /// predict itself. `None`: the tickets' own predictions are judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scored_by: Option<ModelRef>,
+    /// The mark whose request for a training it answers, where one asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<u64>,
     /// Made by a drift training: until a full window has passed only its error is judged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub provisional: bool,

@@ -36,10 +36,19 @@ pub enum ModelEvent {
         spec: String,
         /// Id of the trigger it answers.
         trigger: String,
-        /// `promoted`, `refused`, `failed`, `not_yet`, `held_back` or `accepted`.
+        /// `promoted`, `refused`, `failed`, `not_yet`, `held_back`, `accepted` or `settled`.
         outcome: String,
         /// In words.
         reason: String,
+        /// Mark at which the training was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mark: Option<u64>,
+        /// Version of the baseline that it made: it comes into force first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        baseline: Option<u64>,
+        /// Version of the model that is in Production with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
     },
 }
 
@@ -86,7 +95,9 @@ impl ModelEvent {
         match self {
             Self::Silence { id, cause, until_ms, .. } => Control::Silence { id, cause, until_ms },
             Self::Accept { id, cause, .. } => Control::Accept { id, cause },
-            Self::Outcome { id, trigger, outcome, reason, .. } => Control::Outcome { id, trigger, outcome, reason },
+            Self::Outcome { id, trigger, outcome, reason, mark, baseline, .. } => {
+                Control::Outcome { id, trigger, outcome, reason, mark, baseline }
+            }
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use crate::judge::{self, JudgeError};
 use crate::stage::{Context, State};
 use crate::tail::{self, Source, TailError};
+use crate::history;
+use crate::train::stage::{self as train, TrainStageError};
 use crate::trigger_documents::{self, TriggerDocumentsError};
 use crate::watch::{self, WatchError};
 use crate::webhook::{self, Feed, WebhookError};
@@ -20,11 +22,13 @@ pub enum Stage {
     Watch,
     /// Counts to verdicts.
     Judge,
+    /// Requests to models.
+    Train,
 }
 
 impl Stage {
     /// Every stage, in flow order.
-    pub const ALL: [Self; 3] = [Self::Tail, Self::Watch, Self::Judge];
+    pub const ALL: [Self; 4] = [Self::Tail, Self::Watch, Self::Judge, Self::Train];
 
     /// Returns its name, as in `--stages`.
     #[must_use]
@@ -33,6 +37,7 @@ impl Stage {
             Self::Tail => "tail",
             Self::Watch => "watch",
             Self::Judge => "judge",
+            Self::Train => "train",
         }
     }
 }
@@ -40,7 +45,7 @@ impl Stage {
 impl std::str::FromStr for Stage {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|stage| stage.name() == name).ok_or_else(|| format!("no stage {name:?}: tail, watch or judge"))
+        Self::ALL.into_iter().find(|stage| stage.name() == name).ok_or_else(|| format!("no stage {name:?}: tail, watch, judge or train"))
     }
 }
 
@@ -81,6 +86,9 @@ pub enum PipelineError {
     /// The third stage failed.
     #[error("judge stopped: {0}")]
     Judge(#[from] JudgeError),
+    /// The fourth stage failed.
+    #[error("train stopped: {0}")]
+    Train(#[from] TrainStageError),
     /// The webhook failed; a receiver that does is no failure.
     #[error("the webhook stopped: {0}")]
     Webhook(#[from] WebhookError),
@@ -108,17 +116,22 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts `stages`. `source` is taken by tail; without tail it may be `None`.
+    /// Starts `stages`. `source` is taken by tail; without tail it may be `None`. `history` is what train reads.
     ///
     /// # Errors
     /// [`PipelineError::Spawn`].
-    pub fn start(context: &Context, stages: &[Stage], mut source: Option<Box<dyn Source>>) -> Result<Self, PipelineError> {
+    pub fn start(
+        context: &Context,
+        stages: &[Stage],
+        mut source: Option<Box<dyn Source>>,
+        history: &history::Place,
+    ) -> Result<Self, PipelineError> {
         let (sender, ends) = channel();
         let mut running = Vec::new();
         let carriers = if stages.contains(&Stage::Judge) { &Part::CARRIERS[..] } else { &[] };
         for part in stages.iter().map(|stage| Part::Stage(*stage)).chain(carriers.iter().copied()) {
             let its_source = if part == Part::Stage(Stage::Tail) { source.take() } else { None };
-            let handle = spawn(context.clone(), part, its_source, sender.clone())?;
+            let handle = spawn(context.clone(), part, its_source, history.clone(), sender.clone())?;
             running.push((part, handle));
         }
         Ok(Self { context: context.clone(), running, ends })
@@ -171,10 +184,11 @@ fn spawn(
     context: Context,
     part: Part,
     source: Option<Box<dyn Source>>,
+    history: history::Place,
     ends: Sender<(Part, Result<(), PipelineError>)>,
 ) -> Result<JoinHandle<()>, PipelineError> {
     let body = move || {
-        let run = std::panic::AssertUnwindSafe(|| run(&context, part, source));
+        let run = std::panic::AssertUnwindSafe(|| run(&context, part, source, history));
         let end = std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(part.name())));
         // The receiver is gone only when nobody waits for the stages any more.
         drop(ends.send((part, end)));
@@ -182,11 +196,12 @@ fn spawn(
     std::thread::Builder::new().name(part.name().to_owned()).spawn(body).map_err(|error| PipelineError::Spawn(part.name(), error))
 }
 
-fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>) -> Result<(), PipelineError> {
+fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>, history: history::Place) -> Result<(), PipelineError> {
     match part {
         Part::Stage(Stage::Tail) => tail::run(context, source.expect("tail is started with a source"))?,
         Part::Stage(Stage::Watch) => watch::run(context)?,
         Part::Stage(Stage::Judge) => judge::run(context)?,
+        Part::Stage(Stage::Train) => train::run(context, history)?,
         Part::Webhook(feed) => webhook::run(context, feed)?,
         Part::TriggerDocuments => trigger_documents::run(context)?,
     }

@@ -397,10 +397,16 @@ pub enum Control {
         id: String,
         /// Id of the trigger it answers.
         trigger: String,
-        /// `promoted`, `refused`, `failed`, `not_yet`, `held_back` or `accepted`.
+        /// `promoted`, `refused`, `failed`, `not_yet`, `held_back`, `accepted` or `settled`.
         outcome: String,
         /// In words.
         reason: String,
+        /// Mark at which the training was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mark: Option<u64>,
+        /// Version of the baseline that it made, in force before this record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        baseline: Option<u64>,
     },
     /// A person silenced a cause.
     Silence {

@@ -12,3 +12,9 @@ pub mod candidate;
 pub mod compare;
 pub mod trial;
 pub mod publication;
+
+pub mod baselines;
+
+mod answer;
+mod documents;
+pub mod stage;

@@ -43,6 +43,8 @@ pub enum TriggerChange {
     Raised,
     /// Another cause joins it.
     Joined,
+    /// A training is due: the train stage answers this record, and no other.
+    Due,
     /// It is closed; [`Trigger::closed_because`] says why.
     Closed,
 }
@@ -54,6 +56,7 @@ impl TriggerChange {
         match self {
             Self::Raised => "raised",
             Self::Joined => "joined",
+            Self::Due => "due",
             Self::Closed => "closed",
         }
     }
@@ -71,6 +74,8 @@ pub enum ClosedBecause {
     Resolved,
     /// A graver trigger took its place.
     Superseded,
+    /// What was provisional is frozen.
+    Settled,
 }
 
 /// The data of a record of `retraining-triggers`; also the metadata of the document in `ml_retraining_triggers`.
@@ -106,6 +111,18 @@ pub struct Trigger {
     pub attempts: u32,
     /// Why it closed, when it did.
     pub closed_because: Option<ClosedBecause>,
+    /// Mark at which a training was asked for that has not been answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
+    /// No training is asked for before this, ms since 1970, in event time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_due_ms: Option<i64>,
+    /// Whether the model's error is over its threshold, when a training is asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub error_is_over: bool,
+    /// The provisional baseline that is to be frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settles: Option<u64>,
 }
 
 /// A cause behind a trigger.
@@ -122,6 +139,14 @@ pub struct TriggerCause {
 }
 
 impl Trigger {
+    /// Returns when the change began that this is about, ms since 1970: the error's onset where the error is a cause, else the
+    /// target's, else the latest of the features'.
+    #[must_use]
+    pub fn onset_ms(&self) -> Option<i64> {
+        let of = |name: &str| self.causes.iter().rev().find(|cause| cause.cause == name).and_then(|cause| cause.onset_ms);
+        of("error").or_else(|| of("target")).or_else(|| self.causes.iter().filter_map(|cause| cause.onset_ms).max())
+    }
+
     /// Returns the event that carries it. The record's key is the model's name.
     #[must_use]
     pub fn event(&self) -> CloudEvent {

@@ -119,6 +119,10 @@ mod tests {
             baseline: Some(1),
             attempts: 0,
             closed_because: None,
+            asked: None,
+            next_due_ms: None,
+            error_is_over: false,
+            settles: None,
         }
     }
 

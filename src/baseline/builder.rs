@@ -12,7 +12,7 @@ use crate::ticket::Ticket;
 use super::learned::learned;
 use super::noise::{Daily, DailyError, noise};
 use super::quantile::{edges, quantile, sample};
-use super::{Baseline, Bins, Cell, Column, ErrorBaseline, RECORDED, TargetColumn};
+use super::{LOG_OFFSET, Baseline, Bins, Cell, Column, ErrorBaseline, RECORDED, TargetColumn};
 
 /// Usable tickets that a baseline needs.
 pub const MIN_ROWS: usize = 100;
@@ -26,8 +26,6 @@ const TARGET_BINS: u32 = 1024;
 const SAMPLE: usize = 1_000;
 /// Largest baseline as JSON: it must fit a Kafka record of the default size with room for its headers.
 pub const MAX_BYTES: usize = 1_000_000;
-/// c of ln(|error| + c) as a share of the MAE.
-const LOG_OFFSET: f64 = 0.01;
 /// Codes of a text field.
 pub(crate) const CODES: usize = 256;
 
@@ -179,8 +177,15 @@ impl Builder {
         if !self.covers(ticket.completed_at_ms) {
             return;
         }
-        self.encoder.encode(&ticket.fields, &mut self.row);
-        for (counts, code) in self.others.iter_mut().zip(&self.row.codes) {
+        let mut row = std::mem::take(&mut self.row);
+        self.encoder.encode(&ticket.fields, &mut row);
+        self.push_other_row(&row);
+        self.row = row;
+    }
+
+    /// Takes the row of such a ticket, which is of the interval.
+    pub(crate) fn push_other_row(&mut self, row: &Row) {
+        for (counts, code) in self.others.iter_mut().zip(&row.codes) {
             counts[usize::from(*code)] += 1;
         }
         self.other_rows += 1;
@@ -229,6 +234,7 @@ impl Builder {
             errors: errors.map(|errors| (RECORDED.to_owned(), errors)).into_iter().collect(),
             log_offset,
             scored_by: None,
+            answers: None,
             provisional: false,
         };
         let bytes = serde_json::to_vec(&baseline).expect("a baseline has only texts, numbers and lists").len();

@@ -193,3 +193,19 @@ fn deviation(values: &[f64]) -> Option<f64> {
     let mean = values.iter().sum::<f64>() / n;
     Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0)).sqrt())
 }
+
+/// Returns s of a model: the standard deviation of ln(MAE(W) / MAE(B − W)) over windows W of `days` inside the interval B, from its
+/// errors there; `None` when there are fewer than two windows.
+///
+/// - `errors`: (completed at, ms since 1970; |error|), inside the interval.
+pub(crate) fn log_mae_std((from_ms, to_ms): (i64, i64), days: u32, errors: impl Iterator<Item = (i64, f64)>) -> Option<f64> {
+    let first_day = from_ms.div_euclid(DAY_MS);
+    let mut daily = DailyError::new(first_day, (to_ms - 1).div_euclid(DAY_MS) - first_day + 1);
+    for (at_ms, error) in errors {
+        if let Ok(day) = i32::try_from(at_ms.div_euclid(DAY_MS)) {
+            daily.count(day, error);
+        }
+    }
+    let ratios: Vec<f64> = windows_inside(from_ms, to_ms, days).into_iter().filter_map(|window| daily.log_ratio(window)).collect();
+    deviation(&ratios)
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::heard::Heard;
 use crate::cli::session::Session;
+use crate::history::Place;
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::pipeline::{Part, Pipeline, PipelineError, Stage};
@@ -24,15 +25,15 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Runs the stages: MongoDB's completed tickets to Kafka, their windows, the verdicts
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  tidemark run                             every stage in one process
+  tidemark run                             every stage in one process; train where a registry is configured
   tidemark run --stages watch,judge        some; start more processes to share the work
   tidemark run --replay tickets.ndjson.zst tickets from a file instead of MongoDB
 
 Ends on SIGTERM or SIGINT within 10 s, with nothing lost.")]
 pub struct Run {
-    /// Stages of this process
-    #[arg(long, value_name = "STAGES", value_delimiter = ',', default_value = "tail,watch,judge")]
-    stages: Vec<Stage>,
+    /// Stages of this process: tail, watch, judge, train [default: all; train only where a registry is configured]
+    #[arg(long, value_name = "STAGES", value_delimiter = ',')]
+    stages: Option<Vec<Stage>>,
     /// Read tickets from a file (NDJSON, also .gz and .zst; Parquet) instead of MongoDB
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -48,18 +49,22 @@ pub struct Run {
 pub(super) fn run(arguments: &Run, session: &mut Session) -> Result<Exit, Failure> {
     let config = Arc::new(session.config()?.clone());
     let spec = Arc::new(session.spec()?);
-    let stages: Vec<Stage> = arguments.stages.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let registry = session.registry()?;
+    let stages: Vec<Stage> = match &arguments.stages {
+        Some(stages) => stages.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
+        None => Stage::ALL.into_iter().filter(|stage| *stage != Stage::Train || registry.is_some()).collect(),
+    };
     let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka)?);
     let topics = Arc::new(Topics::new(&config.kafka.topic_prefix));
     log.create_topics(&topics.settings(&config.topic_plan()))?;
-    let registry = session.registry()?;
     let context = Context { config, spec, topics, log, stop: Stop::default(), health: Health::default(), registry };
-    let source = if stages.contains(&Stage::Tail) { Some(source(arguments, &context)?) } else { None };
+    let source = if stages.contains(&Stage::Tail) { Some(source(arguments, &context, stages.contains(&Stage::Train))?) } else { None };
 
     let recorder = metrics::install().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let server = serve::start(&context, recorder).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let signals = stop_on_signals(&context.stop)?;
-    let mut pipeline = Pipeline::start(&context, &stages, source).map_err(failed)?;
+    let history = arguments.replay.as_ref().map_or(Place::Mongodb, |file| Place::File(file.clone(), None));
+    let mut pipeline = Pipeline::start(&context, &stages, source, &history).map_err(failed)?;
     tracing::info!(stages = %names(&stages), prefix = %context.config.kafka.topic_prefix, "started");
     let ended = watch_over(&context, &mut pipeline, arguments.replay.is_some());
     let stopped = pipeline.stop(GRACE).map_err(failed);
@@ -72,9 +77,9 @@ pub(super) fn run(arguments: &Run, session: &mut Session) -> Result<Exit, Failur
 }
 
 /// Where tickets come from: the file of `--replay`, else MongoDB.
-fn source(arguments: &Run, context: &Context) -> Result<Box<dyn Source>, Failure> {
+fn source(arguments: &Run, context: &Context, lives_through: bool) -> Result<Box<dyn Source>, Failure> {
     if let Some(file) = &arguments.replay {
-        let plan = ReplayPlan { file: file.clone(), speed: arguments.speed, slowdown: None, await_baseline: None };
+        let plan = ReplayPlan { file: file.clone(), speed: arguments.speed, slowdown: None, await_baseline: None, lives_through };
         return Ok(Box::new(ReplaySource::new(plan, &context.spec)));
     }
     let source = MongoSource::new(&context.config, &context.spec).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;

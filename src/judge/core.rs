@@ -180,6 +180,12 @@ impl Core {
         let single_after_ms = rules.retrain_on_single_cause.then_some(self.windows.longest_ms());
         let facts = Facts { status, tracks: &self.tracks, over: &over, single_after_ms };
         triggers.extend(request::advance(&mut self.trigger, at, facts));
+        if let Some(version) = self.settles(baseline, mark.end_ms) {
+            triggers.extend(request::settle(&mut self.trigger, at, version));
+        }
+        let error_is_over = self.tracks.get(ERROR).is_some_and(|track| track.episode.is_some());
+        let rows_since = |from_ms: i64| self.windows.rows_between(from_ms, mark.end_ms);
+        triggers.extend(request::ask(&mut self.trigger, at, error_is_over, rows_since));
 
         // Alerts last: they carry the status.
         let state = views.state(baseline, &causes);
@@ -225,6 +231,14 @@ impl Core {
         status.summary = words::summary(&status, &rules);
         status.recommendations = words::recommendations(&status);
         Verdict { status, alerts, triggers }
+    }
+
+    /// Returns the version of a provisional baseline under which a full window of rows has passed.
+    fn settles(&self, baseline: Option<&Baseline>, at_ms: i64) -> Option<u64> {
+        let baseline = baseline.filter(|baseline| baseline.provisional)?;
+        let longest_ms = self.windows.longest_ms();
+        let rows = self.windows.rows_between(baseline.to_ms.max(at_ms - longest_ms), at_ms);
+        (at_ms - baseline.to_ms >= longest_ms && rows >= request::ROWS_TO_SETTLE).then_some(baseline.version)
     }
 
     /// Begins to count anew under another baseline; what is open has to recover under it.
@@ -356,15 +370,19 @@ impl Core {
                 }
                 (request::close(&mut self.trigger, at, ClosedBecause::Promoted), vec![])
             }
+            "settled" => (request::close(&mut self.trigger, at, ClosedBecause::Settled), vec![]),
             "accepted" => {
                 let ended = names.iter().filter_map(|name| self.accept(name)).collect();
                 (request::close(&mut self.trigger, at, ClosedBecause::Accepted), ended)
             }
             "refused" | "failed" => {
-                open.attempts += 1;
+                request::answered(open, at, true);
                 (None, vec![])
             }
-            _ => (None, vec![]),
+            _ => {
+                request::answered(open, at, false);
+                (None, vec![])
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use crate::trigger::{ClosedBecause, Trigger, TriggerCause, TriggerChange, Trigge
 
 use super::episode::Track;
 
+/// Priority of a request that only tidies up.
+const LOW: u8 = 1;
 /// Priority of a request for a single cause.
 const MEDIUM: u8 = 2;
 /// Priority when only the error is critical.
@@ -46,14 +48,14 @@ pub(crate) struct Facts<'a> {
 /// Moves the request on by one mark; returns what has to be told, in order.
 pub(crate) fn advance(open: &mut Option<Trigger>, at: At<'_>, facts: Facts<'_>) -> Vec<Trigger> {
     let mut told = Vec::new();
-    if let Some(trigger) = open {
+    if let Some(trigger) = open.as_ref().filter(|trigger| trigger.settles.is_none()) {
         let lives = |cause: &TriggerCause| episode(facts.tracks, &cause.cause).is_some_and(|episode| episode.id == cause.episode);
         if !trigger.causes.iter().any(lives) {
             told.extend(close(open, at, ClosedBecause::Resolved));
         }
     }
     let critical: Vec<(&String, &Episode)> = critical(facts.tracks).collect();
-    if let Some(trigger) = open.as_mut().filter(|trigger| !is_single(trigger)) {
+    if let Some(trigger) = open.as_mut().filter(|trigger| !is_minor(trigger)) {
         let joins = |(cause, episode): &(&String, &Episode)| {
             let known = trigger.causes.iter().any(|known| known.cause == **cause && known.episode == episode.id);
             (!known).then(|| trigger_cause(cause, episode))
@@ -67,7 +69,7 @@ pub(crate) fn advance(open: &mut Option<Trigger>, at: At<'_>, facts: Facts<'_>) 
         }
     }
     let unanswered = critical.iter().any(|(_, episode)| !episode.answered);
-    if facts.status == Level::Critical && unanswered && open.as_ref().is_none_or(is_single) {
+    if facts.status == Level::Critical && unanswered && open.as_ref().is_none_or(is_minor) {
         told.extend(close(open, at, ClosedBecause::Superseded));
         let only_error = critical.iter().all(|(cause, _)| cause.as_str() == ERROR);
         let (trigger_type, priority) = if only_error { (TriggerType::Performance, HIGH) } else { (TriggerType::Drift, CRITICAL) };
@@ -84,6 +86,48 @@ pub(crate) fn advance(open: &mut Option<Trigger>, at: At<'_>, facts: Facts<'_>) 
         }
     }
     told
+}
+
+/// Rows since the onset without which no training is asked for (judgement: to train on less finds the old world again).
+const ROWS_SINCE_ONSET: u64 = 250;
+/// Hours after an attempt without a promotion until the next is due, the last for all further ones.
+const NEXT_ATTEMPT_HOURS: [i64; 4] = [6, 12, 24, 48];
+/// Out-of-sample rows that a provisional baseline needs before it is frozen.
+pub(crate) const ROWS_TO_SETTLE: u64 = 500;
+
+/// Asks for a training when one is due: rows enough since the onset, and not before the time that the last attempt left.
+pub(crate) fn ask(open: &mut Option<Trigger>, at: At<'_>, error_is_over: bool, rows_since: impl Fn(i64) -> u64) -> Option<Trigger> {
+    let trigger = open.as_mut().filter(|trigger| trigger.asked.is_none())?;
+    if trigger.next_due_ms.is_some_and(|due_ms| at.at_ms < due_ms) {
+        return None;
+    }
+    if trigger.settles.is_none() && trigger.onset_ms().is_some_and(|onset_ms| rows_since(onset_ms) < ROWS_SINCE_ONSET) {
+        return None;
+    }
+    trigger.asked = Some(at.mark);
+    trigger.error_is_over = error_is_over;
+    Some(say(trigger, at, TriggerChange::Due))
+}
+
+/// A training was answered without a promotion: the next one is due later.
+pub(crate) fn answered(trigger: &mut Trigger, at: At<'_>, counts: bool) {
+    trigger.asked = None;
+    let nth = usize::try_from(trigger.attempts).unwrap_or(usize::MAX).min(NEXT_ATTEMPT_HOURS.len() - 1);
+    trigger.next_due_ms = Some(at.at_ms + NEXT_ATTEMPT_HOURS[nth] * crate::clock::HOUR_MS);
+    trigger.attempts += u32::from(counts);
+}
+
+/// Asks for the freezing of a provisional baseline, when nothing else is open.
+pub(crate) fn settle(open: &mut Option<Trigger>, at: At<'_>, version: u64) -> Option<Trigger> {
+    if open.is_some() {
+        return None;
+    }
+    let mut trigger = raise(open, at, TriggerType::Scheduled, LOW, &[]);
+    let id = format!("{}-settle-{version}", at.spec.name);
+    let reason = format!("a full window has passed under the provisional baseline {version}: it is to be frozen");
+    (trigger.id, trigger.reason, trigger.settles) = (id, reason, Some(version));
+    *open = Some(trigger.clone());
+    Some(trigger)
 }
 
 /// Closes the open request, if there is one.
@@ -104,6 +148,7 @@ fn say(trigger: &mut Trigger, at: At<'_>, change: TriggerChange) -> Trigger {
 fn raise(open: &mut Option<Trigger>, at: At<'_>, trigger_type: TriggerType, priority: u8, causes: &[(&String, &Episode)]) -> Trigger {
     let names: Vec<&str> = causes.iter().map(|(cause, _)| cause.as_str()).collect();
     let reason = match (priority, causes.len()) {
+        (_, 0) => String::new(),
         (MEDIUM, _) => format!("{} stayed over the critical threshold for one full window", names.join(", ")),
         (_, 1) => format!("{} is at its critical level", names[0]),
         _ => format!("{} are at their critical levels", names.join(", ")),
@@ -124,6 +169,10 @@ fn raise(open: &mut Option<Trigger>, at: At<'_>, trigger_type: TriggerType, prio
         baseline: at.baseline,
         attempts: 0,
         closed_because: None,
+        asked: None,
+        next_due_ms: None,
+        error_is_over: false,
+        settles: None,
     };
     open.insert(trigger).clone()
 }
@@ -141,8 +190,9 @@ fn critical(tracks: &BTreeMap<String, Track>) -> impl Iterator<Item = (&String, 
     with_episode.filter(|(_, episode)| episode.level == Level::Critical)
 }
 
-fn is_single(trigger: &Trigger) -> bool {
-    trigger.priority == MEDIUM
+/// Whether it gives way to a critical status.
+fn is_minor(trigger: &Trigger) -> bool {
+    trigger.priority <= MEDIUM
 }
 
 #[cfg(test)]

@@ -236,6 +236,11 @@ impl Windows {
         sum
     }
 
+    /// Returns the rows of the slices with `from_ms <= start < to_ms` that are still kept.
+    pub(crate) fn rows_between(&self, from_ms: i64, to_ms: i64) -> u64 {
+        self.slices.range((from_ms, 0)..(to_ms.max(from_ms), 0)).map(|(_, slice)| slice.rows).sum()
+    }
+
     /// Returns where the windows end, ms since 1970; `None` before the first mark.
     pub(crate) fn end_ms(&self) -> Option<i64> {
         (self.end_ms != i64::MIN).then_some(self.end_ms)

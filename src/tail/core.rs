@@ -34,6 +34,8 @@ pub enum Step {
     Full,
     /// It has not: a baseline of at least this version must come first. Offer it again.
     Await(u64),
+    /// It has not: the verdicts of earlier marks must come first. Offer it again.
+    AwaitVerdict,
     /// It was the last.
     End,
 }
@@ -71,6 +73,9 @@ pub struct Core {
     out: Vec<Record>,
     counts: Counts,
     scratch: Vec<u8>,
+    /// The last mark that may be sent.
+    last_mark: Option<u64>,
+    is_held: bool,
 }
 
 impl Core {
@@ -99,7 +104,23 @@ impl Core {
             out: Vec::new(),
             counts: Counts::default(),
             scratch: Vec::new(),
+            last_mark: None,
+            is_held: false,
         }
+    }
+
+    /// Sends no mark after this one, until it is told of a later one.
+    pub(crate) fn allow_marks_until(&mut self, last: u64) {
+        self.last_mark = Some(last);
+    }
+
+    /// Whether the last event that was offered has to wait for verdicts: nothing lies between it and the next mark.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    fn held_up(&self) -> Step {
+        if self.is_held { Step::AwaitVerdict } else { Step::Full }
     }
 
     /// Returns the position as it would be committed now.
@@ -171,7 +192,7 @@ impl Core {
                     Err(_) => self.position.clock.now_at(ticket.commit),
                 };
                 if !self.marks_until(now, self.lateness_ms) {
-                    return Step::Full;
+                    return self.held_up();
                 }
                 let completed_at_ms = ticket.completed_at_ms;
                 match judged {
@@ -191,7 +212,7 @@ impl Core {
             }
             Event::Ticket { normalised, after } => {
                 if !self.marks_until(self.position.clock.now_at(after.time()), self.lateness_ms) {
-                    return Step::Full;
+                    return self.held_up();
                 }
                 self.pass(after);
                 if let Normalised::Dead(letter) = normalised {
@@ -204,7 +225,7 @@ impl Core {
             }
             Event::Idle { after } => {
                 if !self.marks_until(self.position.clock.now_at(after.time()), self.lateness_ms) {
-                    return Step::Full;
+                    return self.held_up();
                 }
                 self.pass(after);
                 self.arrive(after);
@@ -222,7 +243,7 @@ impl Core {
             Event::End => {
                 // There is nothing left to be late.
                 if !self.marks_until(self.position.clock.now(), 0) {
-                    return Step::Full;
+                    return self.held_up();
                 }
                 for adopted in self.adopted.surrender() {
                     self.complete(&adopted);
@@ -410,7 +431,12 @@ impl Core {
         };
         self.position.next_end_ms = Some(next_end);
         let mut end = next_end;
+        self.is_held = false;
         while end.saturating_add(lateness_ms) <= now {
+            if self.last_mark.is_some_and(|last| self.position.next_mark > last) && !self.is_catching_up() {
+                self.is_held = true;
+                return false;
+            }
             if self.out.len() >= MOST_RECORDS && !self.is_catching_up() {
                 return false;
             }

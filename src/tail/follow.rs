@@ -17,6 +17,10 @@ pub(crate) struct Followed {
     pub(crate) topic: FollowedTopic,
     pub(crate) next_offset: i64,
     pub(crate) verdict: Verdict,
+    /// The mark whose request for a training it answers.
+    pub(crate) answers: Option<u64>,
+    /// Version of the baseline that has to be in force before it.
+    pub(crate) after: Option<u64>,
 }
 
 /// Which topic.
@@ -43,7 +47,8 @@ pub(crate) struct Decisions {
     model_events: Box<dyn Follower>,
     spec: String,
     fingerprint: String,
-    waiting: VecDeque<Followed>,
+    new_baselines: VecDeque<Followed>,
+    new_events: VecDeque<Followed>,
 }
 
 impl Decisions {
@@ -60,28 +65,40 @@ impl Decisions {
             model_events: from_what_is_left(log, &topics.model_events, model_events_offset)?,
             spec: spec.name.clone(),
             fingerprint: spec.fingerprint(),
-            waiting: VecDeque::new(),
+            new_baselines: VecDeque::new(),
+            new_events: VecDeque::new(),
         })
     }
 
-    /// Returns the next record, waiting for one at most `timeout`. It stays until [`Decisions::done`].
+    /// Returns the next record, waiting for one at most `timeout`: baselines first, as what is decided may need them. It stays
+    /// until [`Decisions::done`].
     pub(crate) fn next(&mut self, timeout: Duration) -> Result<Option<&Followed>, LogError> {
-        if self.waiting.is_empty() {
-            for record in self.baselines.poll(timeout)? {
-                let verdict = baseline(&record, &self.spec, &self.fingerprint);
-                self.waiting.push_back(Followed { topic: FollowedTopic::Baselines, next_offset: record.offset + 1, verdict });
-            }
-            for record in self.model_events.poll(Duration::ZERO)? {
-                let verdict = model_event(&record, &self.spec);
-                self.waiting.push_back(Followed { topic: FollowedTopic::ModelEvents, next_offset: record.offset + 1, verdict });
+        let wait = if self.new_events.is_empty() { timeout } else { Duration::ZERO };
+        if self.new_baselines.is_empty() {
+            for record in self.baselines.poll(wait)? {
+                let (verdict, answers) = baseline(&record, &self.spec, &self.fingerprint);
+                let (topic, next_offset) = (FollowedTopic::Baselines, record.offset + 1);
+                self.new_baselines.push_back(Followed { topic, next_offset, verdict, answers, after: None });
             }
         }
-        Ok(self.waiting.front())
+        if self.new_events.is_empty() {
+            for record in self.model_events.poll(Duration::ZERO)? {
+                let verdict = model_event(&record, &self.spec);
+                let (answers, after) = match &verdict {
+                    Verdict::Takes(Control::Outcome { mark, baseline, .. }) => (*mark, *baseline),
+                    _ => (None, None),
+                };
+                let (topic, next_offset) = (FollowedTopic::ModelEvents, record.offset + 1);
+                self.new_events.push_back(Followed { topic, next_offset, verdict, answers, after });
+            }
+        }
+        Ok(self.new_baselines.front().or(self.new_events.front()))
     }
 
     /// The record that [`Decisions::next`] returned has its place.
     pub(crate) fn done(&mut self) {
-        self.waiting.pop_front();
+        let queue = if self.new_baselines.is_empty() { &mut self.new_events } else { &mut self.new_baselines };
+        queue.pop_front();
     }
 }
 
@@ -99,26 +116,30 @@ struct BaselineLines {
     spec: String,
     fingerprint: String,
     version: u64,
+    #[serde(default)]
+    answers: Option<u64>,
 }
 
-fn baseline(record: &Delivered, spec: &str, fingerprint: &str) -> Verdict {
+/// Returns what a record means, and the mark that it answers.
+fn baseline(record: &Delivered, spec: &str, fingerprint: &str) -> (Verdict, Option<u64>) {
     let Some(value) = record.value.as_deref() else {
-        return Verdict::Passes;
+        return (Verdict::Passes, None);
     };
     let lines: BaselineLines = match serde_json::from_slice(value) {
         Ok(lines) => lines,
-        Err(error) => return Verdict::Refused(format!("not a baseline: {error}")),
+        Err(error) => return (Verdict::Refused(format!("not a baseline: {error}")), None),
     };
     if lines.spec != spec {
-        return Verdict::Refused(format!("baseline {} is of spec {}, not of {spec}", lines.version, lines.spec));
+        return (Verdict::Refused(format!("baseline {} is of spec {}, not of {spec}", lines.version, lines.spec)), None);
     }
     if lines.fingerprint != fingerprint {
-        return Verdict::Refused(format!(
+        let reason = format!(
             "baseline {} was made under fingerprint {} of the spec, which is {fingerprint} now: create a new one",
             lines.version, lines.fingerprint
-        ));
+        );
+        return (Verdict::Refused(reason), None);
     }
-    Verdict::Takes(Control::Baseline { id: format!("{spec}@{}", lines.version), version: lines.version })
+    (Verdict::Takes(Control::Baseline { id: format!("{spec}@{}", lines.version), version: lines.version }), lines.answers)
 }
 
 fn model_event(record: &Delivered, spec: &str) -> Verdict {
@@ -146,9 +167,10 @@ mod tests {
     #[test]
     fn a_baseline_of_our_spec_takes_its_place_and_any_other_is_refused_with_a_reason() {
         let ours = record(r#"{"spec":"a","fingerprint":"f","version":3,"columns":[]}"#);
-        assert_eq!(baseline(&ours, "a", "f"), Verdict::Takes(Control::Baseline { id: "a@3".into(), version: 3 }));
+        let takes = Verdict::Takes(Control::Baseline { id: "a@3".into(), version: 3 });
+        assert_eq!(baseline(&ours, "a", "f"), (takes, None));
         for other in [r#"{"spec":"b","fingerprint":"f","version":3}"#, r#"{"spec":"a","fingerprint":"g","version":3}"#, "no json"] {
-            assert!(matches!(baseline(&record(other), "a", "f"), Verdict::Refused(_)), "{other}");
+            assert!(matches!(baseline(&record(other), "a", "f"), (Verdict::Refused(_), None)), "{other}");
         }
     }
 

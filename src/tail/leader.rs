@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::core::{Core, Counts, Step};
 use super::follow::{Decisions, FollowedTopic, Verdict};
+use super::gate::{ANSWER_AFTER, Gate};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::position::Position;
 use super::source::{ClusterTime, Event, Opened, Source, SourceError};
@@ -258,6 +259,11 @@ impl Stage<'_> {
             let (context, offsets) = (self.context, (position.baselines_offset, position.model_events_offset));
             Decisions::follow(context.log.as_ref(), &context.topics, &context.spec, offsets.0, offsets.1)?
         };
+        let mut gate = None;
+        if self.source.lives_through() {
+            let next_mark = core.position().next_mark;
+            gate = Some(Gate::follow(self.context.log.as_ref(), &self.context.topics, &self.context.spec.name, next_mark)?);
+        }
         core.begin();
         if !core.is_catching_up() {
             self.commit(producer.as_mut(), &mut core)?;
@@ -277,7 +283,10 @@ impl Stage<'_> {
                 return Ok(End::Lost);
             }
             self.settle(&mut committer, Duration::ZERO)?;
-            self.decide(&mut core, &mut decisions, Duration::ZERO)?;
+            self.decide(&mut core, &mut decisions, gate.as_mut(), Duration::ZERO)?;
+            if let Some(gate) = &mut gate {
+                core.allow_marks_until(gate.look(Duration::ZERO)?);
+            }
             if self.next == self.events.len() && (core.waiting() < self.limit || core.is_catching_up()) {
                 self.events.clear();
                 self.next = 0;
@@ -290,7 +299,7 @@ impl Stage<'_> {
             let due = core.waiting() > 0 || idle_since_commit && submitted.elapsed() >= IDLE_COMMIT;
             if due && !core.is_catching_up() {
                 // While one transaction is under way the next is filled, up to its limit.
-                let is_full = core.waiting() >= self.limit || matches!(step, Step::Full | Step::Await(_) | Step::End);
+                let is_full = core.waiting() >= self.limit || matches!(step, Step::Full | Step::Await(_) | Step::AwaitVerdict | Step::End);
                 self.settle(&mut committer, if is_full { Duration::MAX } else { FILL })?;
                 if !committer.is_busy() {
                     self.submit(&mut committer, &mut core);
@@ -305,7 +314,13 @@ impl Stage<'_> {
                 Step::Await(version) => {
                     self.settle(&mut committer, Duration::MAX)?;
                     self.say(|| State::Waiting(format!("baseline {version} must be published before the replay goes on")));
-                    self.decide(&mut core, &mut decisions, GLANCE)?;
+                    self.decide(&mut core, &mut decisions, gate.as_mut(), GLANCE)?;
+                }
+                Step::AwaitVerdict => {
+                    self.settle(&mut committer, Duration::MAX)?;
+                    if let Some(gate) = &mut gate {
+                        core.allow_marks_until(gate.look(FILL)?);
+                    }
                 }
                 Step::End => {
                     self.settle(&mut committer, Duration::MAX)?;
@@ -413,10 +428,26 @@ impl Stage<'_> {
     }
 
     /// Gives new baselines and decisions their place, here.
-    fn decide(&mut self, core: &mut Core, decisions: &mut Decisions, timeout: Duration) -> Result<(), Setback> {
+    fn decide(
+        &mut self,
+        core: &mut Core,
+        decisions: &mut Decisions,
+        mut gate: Option<&mut Gate>,
+        timeout: Duration,
+    ) -> Result<(), Setback> {
         let mut timeout = timeout;
         while let Some(followed) = decisions.next(timeout)? {
             timeout = Duration::ZERO;
+            // In a replay that is lived through, an answer has one place.
+            if gate.is_some()
+                && let Some(mark) = followed.answers
+                && !(core.is_held() && core.position().next_mark > mark + ANSWER_AFTER)
+            {
+                return Ok(());
+            }
+            if followed.after.is_some_and(|version| core.position().baseline.is_none_or(|in_force| in_force < version)) {
+                return Ok(());
+            }
             match &followed.verdict {
                 Verdict::Takes(control) => {
                     if !core.decide(control) {
@@ -435,6 +466,9 @@ impl Stage<'_> {
                     );
                 }
                 Verdict::Passes => {}
+            }
+            if let (Some(gate), FollowedTopic::ModelEvents, Some(mark)) = (&mut gate, followed.topic, followed.answers) {
+                gate.answered(mark);
             }
             match followed.topic {
                 FollowedTopic::Baselines => core.followed(Some(followed.next_offset), None),

@@ -3,6 +3,7 @@
 mod adopted;
 pub mod core;
 mod follow;
+mod gate;
 mod leader;
 pub mod mongo;
 pub mod normalise;

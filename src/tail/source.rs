@@ -126,6 +126,11 @@ pub trait Source: Send {
     /// Whether tickets are lived through again: their own completion times are then the clock.
     fn is_replay(&self) -> bool;
 
+    /// Whether each request for a training is waited for: what it decides then has its place in the replay, whatever the machine.
+    fn lives_through(&self) -> bool {
+        false
+    }
+
     /// Begins, or goes on after `from`. May be called again at any time, to go back.
     ///
     /// # Errors

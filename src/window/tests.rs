@@ -63,6 +63,7 @@ pub(crate) fn baseline(spec: &Spec, version: u64, to_ms: i64) -> Baseline {
         errors: BTreeMap::from([(RECORDED.to_owned(), errors)]),
         log_offset: 500.0 + shift,
         scored_by: None,
+        answers: None,
         provisional: false,
         noise: vec![],
     }

@@ -198,6 +198,7 @@ mod tests {
             errors: BTreeMap::new(),
             log_offset: 0.0,
             scored_by: None,
+            answers: None,
             provisional: false,
             noise: vec![],
         }

@@ -12,24 +12,32 @@ use serde::Serialize;
 
 use crate::alert::{Alert, Change, Level};
 use crate::baseline::Baseline;
-use crate::baseline::builder::{Builder, Making};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::heard::{Heard, decode};
 use crate::cli::out::{Format, Out, Tone};
 use crate::cli::run::failed;
 use crate::cli::session::Session;
 use crate::cli::time::{instant, shown, span};
-use crate::clock::{DAY_MS, now_ms, rfc3339};
+use crate::clock::{DAY_MS, rfc3339};
 use crate::config::Config;
+use crate::features::Encoder;
+use crate::history::Place;
 use crate::log::memory::{Limits, MemoryLog};
 use crate::log::{Follower, Record, Transaction};
+use crate::model::shelf::ModelRef;
 use crate::pipeline::{Part, Pipeline, Stage};
+use crate::registry::{LocalRegistry, Registry};
 use crate::stage::{Context, Health, Stop};
 use crate::status::Status;
 use crate::tail::Source;
 use crate::tail::normalise::Normalised;
 use crate::tail::replay::{Replay, ReplayPlan, ReplaySource, Slowdown, Speed};
 use crate::topics::Topics;
+use crate::train::baselines::Setting;
+use crate::train::candidate::example;
+use crate::train::frame::Collecting;
+use crate::train::publication::{About, publication};
+use crate::train::trial::{Cause, Decision, Request, trial};
 use crate::trigger::{Trigger, TriggerChange};
 use story::Line;
 
@@ -112,6 +120,9 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     config.kafka.partitions = arguments.partitions;
     config.http.listen = String::new();
     let stop = Stop::default();
+    let models = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, format!("no folder for the demo's models: {error}")))?;
+    let registry: Arc<dyn Registry> = Arc::new(LocalRegistry::new(models.path()));
+    config.registry.cache = models.path().join("cache").display().to_string();
     let log = MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, ..Limits::default() });
     let context = Context {
         topics: Arc::new(Topics::new(&config.kafka.topic_prefix)),
@@ -120,19 +131,20 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
         log: Arc::new(log),
         stop,
         health: Health::default(),
-        registry: None,
+        registry: Some(Arc::clone(&registry)),
     };
     context.log.create_topics(&context.topics.settings(&context.config.topic_plan()))?;
 
     introduce(arguments, &mut session.out)?;
-    let baseline = baseline(arguments, &context)?;
+    let baseline = baseline(arguments, &context, registry.as_ref())?;
     tell_baseline(&baseline, &mut session.out)?;
     publish(&baseline, &context)?;
 
     let begun = Instant::now();
     let source = source(arguments, &context, &baseline);
     let mut teller = Teller::new(arguments, &context, &baseline, session.out.format == Format::Text)?;
-    let mut pipeline = Pipeline::start(&context, &Stage::ALL, Some(source)).map_err(failed)?;
+    let history = Place::File(arguments.tickets.clone(), slowdown(arguments, &context));
+    let mut pipeline = Pipeline::start(&context, &Stage::ALL, Some(source), &history).map_err(failed)?;
     let mut replayed = false;
     while !(replayed && teller.heard.has_judged_all()) {
         if let Some((part, end)) = pipeline.wait(Duration::ZERO) {
@@ -147,22 +159,55 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     Ok(Exit::Ok)
 }
 
-/// Makes the baseline of the demo's file.
-fn baseline(arguments: &Demo, context: &Context) -> Result<Baseline, Failure> {
+/// Trains the first model on the demo's first two months, and makes the baseline that goes with it.
+fn baseline(arguments: &Demo, context: &Context, registry: &dyn Registry) -> Result<Baseline, Failure> {
     let bad = |what: &str, error: &dyn std::fmt::Display| Failure::new(Exit::BadInput, format!("{what}: {error}"));
     let (from, to) = (at(BASELINE_FROM), at(BASELINE_TO));
-    let mut builder = Builder::new(&context.spec, from, to).map_err(|error| bad("the demo's baseline", &error))?;
+    let encoder = Encoder::new(&context.spec).map_err(|error| bad("the demo's spec", &error))?;
+    let mut rows = Collecting::new(Arc::new(encoder));
     for row in Replay::open(&arguments.tickets, &context.spec).map_err(|error| bad("reading the demo's tickets", &error))? {
         match row.map_err(|error| bad("reading the demo's tickets", &error))?.normalised {
             // The file is in order of completion, so that a day later nothing of the baseline can come.
             Normalised::Completed(ticket) if ticket.completed_at_ms >= to + DAY_MS => break,
-            Normalised::Completed(ticket) => builder.push(&ticket),
-            Normalised::Other(Some(ticket)) => builder.push_other(&ticket),
+            Normalised::Completed(ticket) => rows.push(&ticket),
+            Normalised::Other(Some(ticket)) => rows.push_other(&ticket),
             Normalised::Other(None) | Normalised::Dead(_) => {}
         }
     }
-    let making = Making { version: 1, created_at_ms: now_ms(), window_days: &context.config.window.days, predecessor: None };
-    builder.build(&making).map_err(|error| bad("the demo's baseline", &error))
+    let frame = rows.frame();
+    let days = u32::try_from((to - from) / DAY_MS).unwrap_or(u32::MAX);
+    let config = &context.config;
+    let request = Request {
+        id: "demo-first",
+        cause: Cause::Unprompted,
+        now_ms: to,
+        window_days: days,
+        min_rows: config.train.min_samples,
+        max_rows: config.train.max_rows,
+        threshold: config.train.duration_error_threshold,
+        slice_ms: config.window.slice_ms,
+    };
+    let trial = trial(&frame, &context.spec, &request, None, &[]).map_err(|error| bad("the demo's first training", &error))?;
+    let Decision::Promote(first) = trial.decision else {
+        return Err(bad("the demo's first training", &"its model does not meet the criterion"));
+    };
+    let tried = &trial.tried[first];
+    let example = example(&frame, trial.holdout.start, &tried.candidate.model.card().learned);
+    let about = About { spec: &context.spec, request: &request, baseline: None, example: &example, onset_ms: None };
+    let (publication, file) = publication(&about, &trial, tried).map_err(|error| bad("the demo's first model", &error))?;
+    let published = registry.publish(&publication).map_err(|error| bad("the demo's registry", &error))?;
+    registry.promote(&context.spec.model, published.version, "the first").map_err(|error| bad("the demo's registry", &error))?;
+    let setting = Setting {
+        spec: &context.spec,
+        frame: &frame,
+        version: 1,
+        created_at_ms: to,
+        now_ms: to,
+        window_days: &config.window.days,
+        answers: None,
+    };
+    let named = ModelRef::of(&context.spec.model, published.version, &file);
+    setting.first((from, to), &named, &tried.candidate, trial.holdout.clone()).map_err(|error| bad("the demo's baseline", &error))
 }
 
 /// Publishes the baseline where tail, watch and judge look for it.
@@ -181,14 +226,18 @@ fn publish(baseline: &Baseline, context: &Context) -> Result<(), Failure> {
 }
 
 fn source(arguments: &Demo, context: &Context, baseline: &Baseline) -> Box<dyn Source> {
-    let slowdown = if arguments.no_slowdown { None } else { Slowdown::of_the_demo(&context.spec) };
     let plan = ReplayPlan {
         file: arguments.tickets.clone(),
         speed: arguments.speed,
-        slowdown,
+        slowdown: slowdown(arguments, context),
         await_baseline: Some((baseline.to_ms, baseline.version)),
+        lives_through: true,
     };
     Box::new(ReplaySource::new(plan, &context.spec))
+}
+
+fn slowdown(arguments: &Demo, context: &Context) -> Option<Slowdown> {
+    if arguments.no_slowdown { None } else { Slowdown::of_the_demo(&context.spec) }
 }
 
 fn at(date: &str) -> i64 {

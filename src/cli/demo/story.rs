@@ -100,6 +100,7 @@ pub(super) fn trigger(trigger: &Trigger) -> Line {
             format!("retraining asked for: {}, priority {}: {}", trigger.trigger_type.name(), trigger.priority, plain(&trigger.reason)),
         ),
         TriggerChange::Joined => ("TRIGGER", Tone::Strong, format!("another cause joins it: {}", plain(&trigger.reason))),
+        TriggerChange::Due => ("TRAINING", Tone::Faint, format!("a training is due (attempt {})", trigger.attempts + 1)),
         TriggerChange::Closed => {
             let because = trigger.closed_because.map_or_else(String::new, |because| format!(": {because:?}").to_lowercase());
             ("TRIGGER", Tone::Strong, format!("{} is closed{because}", trigger.trigger_type.name()))

@@ -19,6 +19,8 @@ pub struct ReplayPlan {
     pub slowdown: Option<Slowdown>,
     /// Before the first ticket that completed at or after this (ms since 1970), the baseline of that version is waited for.
     pub await_baseline: Option<(i64, u64)>,
+    /// Whether requests for trainings are waited for: a judge and a train stage have to run.
+    pub lives_through: bool,
 }
 
 /// Brings the tickets of a file.
@@ -78,6 +80,10 @@ impl ReplaySource {
 impl Source for ReplaySource {
     fn is_replay(&self) -> bool {
         true
+    }
+
+    fn lives_through(&self) -> bool {
+        self.plan.lives_through
     }
 
     fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError> {
@@ -193,7 +199,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tickets.ndjson");
         std::fs::write(&file, lines.join("\n")).unwrap();
-        let mut plan = ReplayPlan { file, speed: Speed::Max, slowdown: None, await_baseline: None };
+        let mut plan = ReplayPlan { file, speed: Speed::Max, slowdown: None, await_baseline: None, lives_through: false };
         change(&mut plan);
         (folder, ReplaySource::new(plan, &spec()))
     }
