@@ -14,6 +14,7 @@ mod log_contract;
 mod schemas;
 mod servers;
 mod specs;
+mod tail_group;
 mod tail_mongo;
 mod trigger_documents;
 mod webhook;

@@ -1,6 +1,7 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
 mod deployment;
+pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
