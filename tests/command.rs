@@ -63,6 +63,13 @@ fn help_is_an_answer_and_a_wrong_command_line_a_fault() {
 }
 
 #[test]
+fn a_run_without_kafka_says_how_to_configure_it() {
+    let output = run(&mut tidemark(&["run"]));
+    ends(&output, 2);
+    assert!(both(&output).contains("set KAFKA_BOOTSTRAP_SERVERS, --kafka-bootstrap-servers or the key"), "{}", both(&output));
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&mut tidemark(&["completions", shell]));

@@ -8,8 +8,6 @@ use std::time::Duration;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::heard::Heard;
 use crate::cli::session::Session;
-use crate::log::Log;
-use crate::log::kafka::KafkaLog;
 use crate::pipeline::{Part, Pipeline, PipelineError, Stage};
 use crate::stage::{Context, Health, State, Stop};
 use crate::tail::Source;
@@ -49,7 +47,7 @@ pub(super) fn run(arguments: &Run, session: &mut Session) -> Result<Exit, Failur
     let config = Arc::new(session.config()?.clone());
     let spec = Arc::new(session.spec()?);
     let stages: Vec<Stage> = arguments.stages.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-    let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka)?);
+    let log = session.log()?;
     let topics = Arc::new(Topics::new(&config.kafka.topic_prefix));
     log.create_topics(&topics.settings(&config.topic_plan()))?;
     let context = Context { config, spec, topics, log, stop: Stop::default(), health: Health::default() };
