@@ -11,6 +11,7 @@ mod hostile;
 mod layers;
 mod judge_year;
 mod log_contract;
+mod mlflow;
 mod schemas;
 mod servers;
 mod specs;

@@ -5,6 +5,7 @@ pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
+pub(crate) mod mlflow;
 mod mongo;
 pub(crate) mod parcels;
 mod process;
@@ -12,5 +13,6 @@ pub(crate) mod schemas;
 
 pub(crate) use deployment::{Deployment, Process, Seen};
 pub(crate) use kafka::{Kafka, kafka};
+pub(crate) use mlflow::mlflow;
 pub(crate) use mongo::{Mongo, mongo};
 pub(crate) use process::wait_until;

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Reads its standard input, which nobody writes to: it ends when the tests do, however they do. Then the server ends too.
+/// Reads its standard input, which nobody writes to: it ends when the tests do, however they do. Then the server ends too, and
+/// with it whatever it started: it is the first of a process group of its own.
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 directory=$1; shift
-"$@" >"$directory/server.log" 2>&1 </dev/null &
+setsid "$@" >"$directory/server.log" 2>&1 </dev/null &
 server=$!
 echo "$server"
 read -r _
-kill -CONT "$server" 2>/dev/null
-kill -KILL "$server" 2>/dev/null
+kill -CONT "-$server" 2>/dev/null
+kill -KILL "-$server" 2>/dev/null
 wait "$server" 2>/dev/null
 rm -rf "$directory"
 "#;
