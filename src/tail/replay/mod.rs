@@ -3,8 +3,10 @@
 mod lines;
 mod pace;
 mod parquet;
+mod room;
 mod slowdown;
 mod source;
+mod thrift;
 
 use std::fs::File;
 use std::io::{self, Seek};
