@@ -247,7 +247,10 @@ fn both_domains_are_drafted_to_specs_that_lack_their_target_alone() {
     });
     let from_collection = ["spec", "suggest", "--collection", "command_parcels.parcels"];
     let from_file = ["spec", "suggest", "--file", "data/flights-demo.ndjson.zst"];
-    for (arguments, target) in [(from_file, "actual_duration_ms"), (from_collection, "transit.minutes")] {
+    let from_parquet = ["spec", "suggest", "--file", "tests/golden/tickets.parquet"];
+    for (arguments, target) in
+        [(from_file, "actual_duration_ms"), (from_parquet, "actual_duration_ms"), (from_collection, "transit.minutes")]
+    {
         let drafted = run(tidemark(&arguments).env("MONGODB_URI", &mongo().uri));
         ends(&drafted, 0);
         let file = directory.path().join("draft.toml");

@@ -275,3 +275,30 @@ fn a_parquet_file_that_was_changed_on_purpose_asks_for_no_impossible_memory() {
     }
     assert!(files > 10_000 && read > 100 && refused.iter().all(|times| *times > 0), "{files} files, {read} read, refused: {refused:?}");
 }
+
+#[test]
+fn a_row_is_the_same_document_whatever_file_it_is_in() {
+    let rows = |name: &str, content: &[u8]| -> Vec<(u64, serde_json::Value)> {
+        let (_folder, file) = write(name, content);
+        let mut rows = RawRows::open(&file).unwrap();
+        let mut found = Vec::new();
+        while let Some((number, row)) = rows.next().unwrap() {
+            found.push((number, row.json().unwrap()));
+        }
+        found
+    };
+    let lines = format!("\u{feff}{LINE}\n\n{LINE}");
+    let plain = rows("tickets", lines.as_bytes());
+    assert_eq!(plain.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(rows("tickets", &gzip(lines.as_bytes())), plain);
+    let structured = rows("tickets.parquet", STRUCTURED);
+    assert_eq!(structured.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(structured[1].1["qos"], serde_json::json!({ "delivery_mode": "exactly_once", "consistency": "strong" }));
+    assert_eq!(structured[1].1["parameters"]["list"], serde_json::json!([1, 2]));
+    assert!(structured[0].1["completed_at"].get("$date").is_some() && structured[0].1.get("risk_band").is_none());
+    let flat = rows("flat", FLAT);
+    assert_eq!(
+        (&flat[0].1["sla"], &flat[1].1["qos"]),
+        (&serde_json::json!({ "timeout_ms": 5 }), &serde_json::json!({ "durability": "transient" }))
+    );
+}
