@@ -8,6 +8,7 @@ mod command;
 mod e2e;
 mod golden;
 mod hostile;
+mod hostile_live;
 mod layers;
 mod judge_year;
 mod log_contract;
