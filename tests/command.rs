@@ -240,8 +240,9 @@ fn a_check_ends_by_what_it_finds() {
 fn both_domains_are_drafted_to_specs_that_lack_their_target_alone() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let uri = &mongo().uri; // started here: it cannot be from within a runtime
     runtime.block_on(async {
-        let client = mongodb::Client::with_uri_str(&mongo().uri).await.unwrap();
+        let client = mongodb::Client::with_uri_str(uri).await.unwrap();
         let parcels = client.database("command_parcels").collection::<bson::Document>("parcels");
         parcels.insert_many((0..1_000).map(parcels::parcel)).await.unwrap();
     });
