@@ -69,10 +69,7 @@ pub(crate) fn carry(
                 tracing::warn!(part = route.part, %error, "it is tried again");
                 context.health.set(route.part, State::Waiting(error.to_string()));
             }
-            Err(error) => {
-                context.health.set(route.part, State::Failed(error.to_string()));
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
         pause = if begun.elapsed() > LONGEST_PAUSE { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         if context.stop.wait(pause) {

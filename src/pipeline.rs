@@ -1,4 +1,5 @@
-//! Makes the stages' threads, watches over them, and stops them together.
+//! Makes the stages' threads, watches over them, and stops them together. Carriers, which the stream does not depend on, are
+//! started again instead.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,6 +13,11 @@ use crate::train::stage::{self as train, TrainStageError};
 use crate::trigger_documents::{self, TriggerDocumentsError};
 use crate::watch::{self, WatchError};
 use crate::webhook::{self, Feed, WebhookError};
+
+/// Pause before a carrier that failed is started again; it doubles until [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FIRST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A stage of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,10 +95,10 @@ pub enum PipelineError {
     /// The fourth stage failed.
     #[error("train stopped: {0}")]
     Train(#[from] TrainStageError),
-    /// The webhook failed; a receiver that does is no failure.
+    /// The webhook failed, and is started again; a receiver that fails is no failure.
     #[error("the webhook stopped: {0}")]
     Webhook(#[from] WebhookError),
-    /// Trigger documents failed; a MongoDB that is away is no failure.
+    /// Trigger documents failed, and are started again; a MongoDB that is away is no failure.
     #[error("trigger documents stopped: {0}")]
     TriggerDocuments(#[from] TriggerDocumentsError),
     /// A stage broke a promise of its own.
@@ -137,8 +143,8 @@ impl Pipeline {
         Ok(Self { context: context.clone(), running, ends })
     }
 
-    /// Waits for at most `time` until a stage ends, and returns which and how. A stage that ends in failure, or a panic,
-    /// asks all others to stop.
+    /// Waits for at most `time` until a part ends, and returns which and how. A stage that ends in failure, or a panic, asks
+    /// all others to stop; a carrier never does.
     pub fn wait(&mut self, time: Duration) -> Option<(Part, Result<(), PipelineError>)> {
         let (part, end) = self.ends.recv_timeout(time).ok()?;
         self.running.retain(|(running, _)| *running != part);
@@ -188,20 +194,50 @@ fn spawn(
     ends: Sender<(Part, Result<(), PipelineError>)>,
 ) -> Result<JoinHandle<()>, PipelineError> {
     let body = move || {
-        let run = std::panic::AssertUnwindSafe(|| run(&context, part, source, history));
-        let end = std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(part.name())));
+        let end = match part {
+            Part::Stage(_) => attempt(&context, part, source, &history),
+            Part::Webhook(_) | Part::TriggerDocuments => {
+                carry(&context, part);
+                Ok(())
+            }
+        };
         // The receiver is gone only when nobody waits for the stages any more.
         drop(ends.send((part, end)));
     };
     std::thread::Builder::new().name(part.name().to_owned()).spawn(body).map_err(|error| PipelineError::Spawn(part.name(), error))
 }
 
-fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>, history: history::Place) -> Result<(), PipelineError> {
+/// Runs a carrier until the stop is asked for, again after each failure: the stages go on without it.
+fn carry(context: &Context, part: Part) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Instant::now();
+        let Err(error) = attempt(context, part, None, &history::Place::Mongodb) else { return };
+        if begun.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        let what = format!("{error}; it is started again after {} s", pause.as_secs());
+        tracing::error!(part = part.name(), "{what}");
+        context.health.set(part.name(), State::Waiting(what));
+        if context.stop.wait(pause) {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Runs a part once; a panic is its failure.
+fn attempt(context: &Context, part: Part, source: Option<Box<dyn Source>>, history: &history::Place) -> Result<(), PipelineError> {
+    let run = std::panic::AssertUnwindSafe(|| run(context, part, source, history));
+    std::panic::catch_unwind(run).unwrap_or(Err(PipelineError::Panicked(part.name())))
+}
+
+fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>, history: &history::Place) -> Result<(), PipelineError> {
     match part {
         Part::Stage(Stage::Tail) => tail::run(context, source.expect("tail is started with a source"))?,
         Part::Stage(Stage::Watch) => watch::run(context)?,
         Part::Stage(Stage::Judge) => judge::run(context)?,
-        Part::Stage(Stage::Train) => train::run(context, history)?,
+        Part::Stage(Stage::Train) => train::run(context, history.clone())?,
         Part::Webhook(feed) => webhook::run(context, feed)?,
         Part::TriggerDocuments => trigger_documents::run(context)?,
     }

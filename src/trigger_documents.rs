@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum TriggerDocumentsError {
     /// The log.
-    #[error("writing trigger documents: the log cannot be read")]
+    #[error("writing trigger documents: the log cannot be read: {0}")]
     Log(#[from] LogError),
     /// The connection string.
     #[error("writing trigger documents: mongodb.uri cannot be used: {0}")]

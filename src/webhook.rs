@@ -38,7 +38,7 @@ pub enum Feed {
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
     /// The log.
-    #[error("the webhook cannot read the log")]
+    #[error("the webhook cannot read the log: {0}")]
     Log(#[from] LogError),
     /// The HTTP client.
     #[error("making the webhook's HTTP client: {0}")]

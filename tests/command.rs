@@ -63,6 +63,13 @@ fn help_is_an_answer_and_a_wrong_command_line_a_fault() {
 }
 
 #[test]
+fn a_run_without_kafka_says_how_to_configure_it() {
+    let output = run(&mut tidemark(&["run"]));
+    ends(&output, 2);
+    assert!(both(&output).contains("set KAFKA_BOOTSTRAP_SERVERS, --kafka-bootstrap-servers or the key"), "{}", both(&output));
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&mut tidemark(&["completions", shell]));
@@ -233,14 +240,18 @@ fn a_check_ends_by_what_it_finds() {
 fn both_domains_are_drafted_to_specs_that_lack_their_target_alone() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let uri = &mongo().uri; // started here: it cannot be from within a runtime
     runtime.block_on(async {
-        let client = mongodb::Client::with_uri_str(&mongo().uri).await.unwrap();
+        let client = mongodb::Client::with_uri_str(uri).await.unwrap();
         let parcels = client.database("command_parcels").collection::<bson::Document>("parcels");
         parcels.insert_many((0..1_000).map(parcels::parcel)).await.unwrap();
     });
     let from_collection = ["spec", "suggest", "--collection", "command_parcels.parcels"];
     let from_file = ["spec", "suggest", "--file", "data/flights-demo.ndjson.zst"];
-    for (arguments, target) in [(from_file, "actual_duration_ms"), (from_collection, "transit.minutes")] {
+    let from_parquet = ["spec", "suggest", "--file", "tests/golden/tickets.parquet"];
+    for (arguments, target) in
+        [(from_file, "actual_duration_ms"), (from_parquet, "actual_duration_ms"), (from_collection, "transit.minutes")]
+    {
         let drafted = run(tidemark(&arguments).env("MONGODB_URI", &mongo().uri));
         ends(&drafted, 0);
         let file = directory.path().join("draft.toml");

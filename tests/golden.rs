@@ -4,14 +4,11 @@ use serde_json::Value;
 
 use tidemark::baseline::Baseline;
 use tidemark::baseline::Bins;
-use tidemark::baseline::builder::{Builder, Making};
 use tidemark::config::Judge;
 use tidemark::drift::look;
-use tidemark::features::{Encoder, Row};
 use tidemark::summary::Slice;
-use tidemark::window::{Counting, Outcome};
 
-use crate::support::flights::{Flight, JANUARY, MARCH, flights, slow_down, spec};
+use crate::support::flights::{Flight, MARCH, Year, slow_down};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -42,43 +39,23 @@ fn every_week_of_the_slow_summer_agrees_with_scipy() {
 
 fn compare(golden: &str, change: fn(&mut Flight, usize)) {
     let golden: Value = serde_json::from_str(golden).unwrap();
-    let spec = spec();
-    let task_type = spec.field("task_type").unwrap();
-    let mut builder = Builder::new(&spec, JANUARY, MARCH).unwrap();
-    let mut later = Vec::new();
-    flights(|mut flight| {
-        change(&mut flight, task_type);
-        match (flight.ticket.completed_at_ms < MARCH, flight.completed) {
-            (true, true) => builder.push(&flight.ticket),
-            (true, false) => builder.push_other(&flight.ticket),
-            (false, true) => later.push(flight.ticket),
-            (false, false) => {}
-        }
-    });
-    let making = Making { version: 1, created_at_ms: 0, window_days: &[1, 3, 7], predecessor: None };
-    let baseline = builder.build(&making).unwrap();
-    compare_baseline(&baseline, &golden["baseline"]);
+    let year = Year::read(change);
+    compare_baseline(&year.baseline, &golden["baseline"]);
 
-    let encoder = Encoder::new(&spec).unwrap();
-    let names: Vec<&str> = spec.features.iter().map(|feature| feature.name.as_str()).collect();
-    let counting = Counting::new(&encoder, &names, &spec.fingerprint(), &baseline).unwrap();
     let mut days: Vec<Slice> = Vec::new();
-    let mut row = Row::default();
-    for ticket in &later {
+    year.count(|_, ticket, count| {
         let day = usize::try_from((ticket.completed_at_ms - MARCH) / DAY_MS).unwrap();
         if days.len() <= day {
             days.resize(day + 1, Slice::default());
         }
-        encoder.encode(&ticket.fields, &mut row);
-        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
-        counting.add(&encoder, &row, outcome, &mut days[day]);
-    }
+        count(&mut days[day]);
+    });
     let looks = golden["looks"].as_array().unwrap();
     assert_eq!(looks.len(), 44);
     for (week, expected) in looks.iter().enumerate() {
         let mut window = Slice::default();
         days.iter().skip(week * 7).take(7).for_each(|day| window.add(day));
-        compare_look(&baseline, &spec, &window, expected);
+        compare_look(&year.baseline, &year.spec, &window, expected);
     }
 }
 

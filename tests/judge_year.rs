@@ -8,11 +8,9 @@ use bytes::Bytes;
 
 use tidemark::alert::{Alert, Change, EpisodeAlert, Level};
 use tidemark::baseline::Baseline;
-use tidemark::baseline::builder::{Builder, Making};
 use tidemark::clock::{DAY_MS, HOUR_MS, parse_rfc3339, rfc3339};
 use tidemark::cloudevent::CloudEvent;
 use tidemark::config::Config;
-use tidemark::features::{Encoder, Row};
 use tidemark::judge;
 use tidemark::log::memory::MemoryLog;
 use tidemark::log::{Log, Record, Transaction};
@@ -22,9 +20,8 @@ use tidemark::summary::{Slice, Summary};
 use tidemark::ticket::Mark;
 use tidemark::topics::Topics;
 use tidemark::trigger::{ClosedBecause, Trigger, TriggerChange, TriggerType};
-use tidemark::window::{Counting, Outcome};
 
-use crate::support::flights::{Flight, JANUARY, MARCH, flights, slow_down, spec};
+use crate::support::flights::{Flight, MARCH, Year, slow_down, spec};
 
 /// Partitions that the summaries come from.
 const PARTITIONS: u32 = 2;
@@ -45,35 +42,15 @@ impl Found {
 
 /// Judges the year with hourly marks from March on, against a baseline of January and February.
 fn judge_year(change: fn(&mut Flight, usize)) -> Found {
-    let spec = spec();
-    let task_type = spec.field("task_type").unwrap();
-    let mut builder = Builder::new(&spec, JANUARY, MARCH).unwrap();
-    let mut later = Vec::new();
-    flights(|mut flight| {
-        change(&mut flight, task_type);
-        match (flight.ticket.completed_at_ms < MARCH, flight.completed) {
-            (true, true) => builder.push(&flight.ticket),
-            (true, false) => builder.push_other(&flight.ticket),
-            (false, true) => later.push(flight.ticket),
-            (false, false) => {}
-        }
-    });
-    let making = Making { version: 1, created_at_ms: 0, window_days: &[1, 3, 7], predecessor: None };
-    let baseline = builder.build(&making).unwrap();
-
-    let encoder = Encoder::new(&spec).unwrap();
-    let names: Vec<&str> = spec.features.iter().map(|feature| feature.name.as_str()).collect();
-    let counting = Counting::new(&encoder, &names, &spec.fingerprint(), &baseline).unwrap();
-    let last = later.iter().map(|ticket| ticket.completed_at_ms).max().unwrap();
+    let year = Year::read(change);
+    let spec = &year.spec;
+    let last = year.later.iter().map(|ticket| ticket.completed_at_ms).max().unwrap();
     let hours = usize::try_from((last - MARCH) / HOUR_MS + 1).unwrap();
     let mut slices = vec![vec![Slice::default(); PARTITIONS as usize]; hours];
-    let mut row = Row::default();
-    for (number, ticket) in later.iter().enumerate() {
+    year.count(|number, ticket, count| {
         let hour = usize::try_from((ticket.completed_at_ms - MARCH) / HOUR_MS).unwrap();
-        encoder.encode(&ticket.fields, &mut row);
-        let outcome = Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
-        counting.add(&encoder, &row, outcome, &mut slices[hour][number % PARTITIONS as usize]);
-    }
+        count(&mut slices[hour][number % PARTITIONS as usize]);
+    });
 
     let mut summaries = Vec::new();
     for (hour, parts) in slices.into_iter().enumerate() {
@@ -94,7 +71,7 @@ fn judge_year(change: fn(&mut Flight, usize)) -> Found {
             });
         }
     }
-    run(&baseline, &summaries)
+    run(&year.baseline, &summaries)
 }
 
 fn run(baseline: &Baseline, summaries: &[Summary]) -> Found {

@@ -377,13 +377,17 @@ fn trigger(change: TriggerChange, trigger_type: TriggerType, closed_because: Opt
         baseline: None,
         attempts: 0,
         closed_because,
+        asked: (change == TriggerChange::Due).then_some(3),
+        next_due_ms: (change == TriggerChange::Due).then_some(1),
+        error_is_over: change == TriggerChange::Due,
+        settles: (trigger_type == TriggerType::Scheduled).then_some(2),
     }
 }
 
 #[test]
 fn every_trigger_is_a_cloud_event_that_keeps_to_the_schema() {
-    use ClosedBecause::{Accepted, Promoted, Resolved, Superseded};
-    use TriggerChange::{Closed, Joined, Raised};
+    use ClosedBecause::{Accepted, Promoted, Resolved, Settled, Superseded};
+    use TriggerChange::{Closed, Due, Joined, Raised};
     use TriggerType::{DataVolume, Drift, Manual, Performance, Scheduled};
     let triggers = [
         trigger(Raised, Drift, None),
@@ -395,6 +399,8 @@ fn every_trigger_is_a_cloud_event_that_keeps_to_the_schema() {
         trigger(Closed, Drift, Some(Accepted)),
         trigger(Closed, Drift, Some(Resolved)),
         trigger(Closed, Drift, Some(Superseded)),
+        trigger(Closed, Scheduled, Some(Settled)),
+        trigger(Due, Drift, None),
     ];
     for trigger in triggers {
         let record = trigger.event().into_record(Arc::from("tidemark.retraining-triggers"), &trigger.model, vec![]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
@@ -11,7 +11,7 @@ use mongodb::{Client, Collection};
 use tidemark::config::{Config, Start};
 use tidemark::log::kafka::KafkaLog;
 use tidemark::log::memory::{Fault, MemoryLog};
-use tidemark::log::{Delivered, Log};
+use tidemark::log::{Delivered, Log, Record, Transaction};
 use tidemark::spec::Spec;
 use tidemark::stage::{Context, Health, State, Stop};
 use tidemark::tail::mongo::MongoSource;
@@ -20,6 +20,7 @@ use tidemark::ticket::{Chain, Ticket, Transition};
 use tidemark::topics::Topics;
 use tokio::runtime::Runtime;
 
+use crate::support::disturbed::{Disturbed, Gate, Ways};
 use crate::support::{kafka, mongo, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -80,6 +81,15 @@ impl World {
 
     /// Starts the stage and waits until it leads.
     fn start(&self) -> Running {
+        let running = self.launch();
+        wait_until("the tail leads", LIMIT, || {
+            matches!(running.context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("leading")).then_some(())
+        });
+        running
+    }
+
+    /// Starts the stage.
+    fn launch(&self) -> Running {
         let topics = self.topics();
         self.target.create_topics(&topics.settings(&self.config.topic_plan())).unwrap();
         let context = Context {
@@ -95,9 +105,6 @@ impl World {
         let thread = std::thread::spawn({
             let context = context.clone();
             move || tail::run(&context, Box::new(source))
-        });
-        wait_until("the tail leads", LIMIT, || {
-            matches!(context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("leading")).then_some(())
         });
         Running { context, thread }
     }
@@ -322,21 +329,46 @@ fn tickets_of_one_mongodb_transaction_all_arrive_whatever_fails() {
 fn a_history_and_the_stream_meet_without_a_gap_and_without_a_repeat() {
     let mut world = World::new("history");
     world.config.tail.start = Start::History;
+    world.config.tail.transaction_rows = 500;
     world.insert((0..25_000).map(|id| if id % 2 == 0 { completed(id) } else { executing(id) }));
-    let stage = world.start();
-    // Written while the history is being read: in front of it and behind it.
-    for id in (1..25_000).step_by(500) {
-        world.update(id, doc! { "status": "COMPLETED" });
-    }
+    // The first ticket waits at a gate: by then the first 10,000 completed ones have been read, and the rest has not.
+    let gate = Gate::default();
+    let transact = {
+        let gate = gate.clone();
+        move |_: &str, transaction: &Transaction| {
+            let is_ticket = |record: &Record| record.headers.iter().any(|(name, value)| name == "kind" && &value[..] == b"ticket");
+            if transaction.records.iter().any(is_ticket) {
+                gate.pass();
+            }
+        }
+    };
+    world.target = Arc::new(Disturbed::new(&world.log, Ways { transact: Box::new(transact), ..Ways::default() }));
+    let stage = world.launch();
+    gate.wait_until_reached(LIMIT);
+    let complete = |id: i32| world.update(id, doc! { "status": "COMPLETED" });
+    // In front of what has been read: the stream brings these, and then the history shows them as well.
+    (20_501..25_000).step_by(500).for_each(complete);
     world.insert((30_000..30_100).map(completed));
-    world.update(1_000, doc! { "note": "touched, but completed long ago" });
+    // Behind it, and something that completed long ago.
+    (1..19_000).step_by(500).for_each(complete);
+    world.update(1_000, doc! { "note": "touched" });
+    thread::scope(|scope| {
+        // And all over the place, all the while.
+        let writer = scope.spawn(|| (101..25_000).step_by(100).filter(|id| id % 500 != 1).for_each(complete));
+        gate.open();
+        writer.join().unwrap();
+    });
     wait_until("the history is read", LIMIT, || {
         let health = stage.context.health.all();
         matches!(health.get(tail::PART), Some(State::Ready(words)) if !words.contains("history")).then_some(())
     });
-    let all = world.settle(90_000, 12_500 + 50 + 100);
+    let all = world.settle(90_000, 12_500 + 9 + 100 + 38 + 200);
     let repeats: Vec<_> = all.iter().filter(|(_, times)| times.len() > 1).collect();
     assert!(repeats.is_empty(), "{repeats:?}");
+    for id in (20_501..25_000).step_by(500) {
+        assert_eq!(all[&name(id)], [Transition::Update], "{id} came through the stream, whatever the history shows of it");
+    }
+    assert_eq!(all[&name(30_000)], [Transition::Insert]);
     stage.stop();
 }
 

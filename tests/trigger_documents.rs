@@ -38,6 +38,10 @@ fn trigger(number: u64, change: TriggerChange) -> Trigger {
         baseline: Some(1),
         attempts: 0,
         closed_because: (change == TriggerChange::Closed).then_some(ClosedBecause::Resolved),
+        asked: None,
+        next_due_ms: None,
+        error_is_over: false,
+        settles: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -15,11 +16,15 @@ use tidemark::alert::Alert;
 use tidemark::clock;
 use tidemark::config::{Config, Webhook};
 use tidemark::log::memory::MemoryLog;
-use tidemark::log::{Log, Transaction};
+use tidemark::log::{Log, LogError, Transaction};
+use tidemark::pipeline::{Pipeline, Stage};
 use tidemark::spec::Spec;
 use tidemark::stage::{Context, Health, State, Stop};
 use tidemark::topics::Topics;
 use tidemark::webhook::{self, Feed};
+
+use crate::support::disturbed::{Disturbed, Ways};
+use crate::support::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -194,4 +199,44 @@ fn a_receiver_that_is_away_holds_nothing_up_and_gets_its_events_when_it_is_back(
         }
     });
     while_it_runs(&context, || assert_eq!(requests.recv_timeout(PATIENCE).unwrap().message(), id));
+}
+
+#[test]
+fn a_carrier_that_fails_is_started_again_and_the_stages_go_on_without_it() {
+    let (url, requests) = receiver(vec![Answer::Status("200 OK")]);
+    let log = MemoryLog::new();
+    let context = context(&log, &url);
+    let id = alert(&context, 0);
+    // The topic is refused twice, the other feed's thread panics every time, and trigger documents have nowhere to go.
+    let refusals = AtomicUsize::new(2);
+    let join = move |group: &str| {
+        assert!(group != "tidemark.webhook.triggers", "a promise is broken");
+        let is_refused = group == "tidemark.webhook.alerts"
+            && refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_refused {
+            Err(LogError::WrongTopic { topic: "tidemark.alerts".to_owned(), reason: "it is somebody else's".to_owned() })
+        } else {
+            Ok(())
+        }
+    };
+    let mut config = (*context.config).clone();
+    config.mongodb.uri = Some("mongodb://".into());
+    let log = Arc::new(Disturbed::new(&log, Ways { join: Box::new(join), ..Ways::default() }));
+    let context = Context { config: Arc::new(config), log, ..context };
+    let mut pipeline = Pipeline::start(&context, &[Stage::Judge], None, &tidemark::history::Place::Mongodb).unwrap();
+    let says = |part: &'static str, words: [&'static str; 2]| {
+        wait_until("it says that it failed", PATIENCE, || match context.health.all().get(part) {
+            Some(State::Waiting(what)) => words.iter().all(|word| what.contains(word)).then_some(()),
+            _ => None,
+        });
+    };
+    says("webhook-alerts", ["somebody else's", "started again after 1 s"]);
+    says("webhook-triggers", ["panicked", "started again"]);
+    says("trigger-documents", ["mongodb.uri", "started again"]);
+    says("webhook-alerts", ["somebody else's", "started again after 2 s"]);
+    assert_eq!(requests.recv_timeout(PATIENCE).unwrap().message(), id);
+    assert!(pipeline.wait(Duration::ZERO).is_none_or(|(_, end)| end.is_ok()));
+    assert!(pipeline.runs(Stage::Judge) && !context.stop.is_asked());
+    assert!(context.health.all().values().all(|state| !matches!(state, State::Failed(_))), "{:?}", context.health.all());
+    pipeline.stop(PATIENCE).unwrap();
 }

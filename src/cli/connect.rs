@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::config::Config;
 use crate::config::show::redact_uri;
@@ -238,29 +239,56 @@ fn mlflow(config: &Config) -> Probe {
     let Some(uri) = &config.mlflow.tracking_uri else { return Probe::absent("MLflow") };
     let address = redact_uri(uri);
     let base = uri.trim_end_matches('/').to_owned();
-    let step = match mongo::runtime() {
-        Ok(runtime) => runtime.block_on(mlflow_step(&base)),
-        Err(failure) => bad("GET /health", failure.to_string()),
+    let steps = match mongo::runtime() {
+        Ok(runtime) => runtime.block_on(mlflow_steps(&base)),
+        Err(failure) => vec![bad("connect", failure.to_string())],
     };
-    Probe::of("MLflow", address, vec![step])
+    Probe::of("MLflow", address, steps)
 }
 
-async fn mlflow_step(base: &str) -> Step {
-    let client = match reqwest::Client::builder().timeout(PATIENCE).build() {
+/// Asks for one experiment, as a training will: a server's health is open to everybody, its experiments are not.
+async fn mlflow_steps(base: &str) -> Vec<Step> {
+    let tried = "experiments";
+    let client = match reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build() {
         Ok(client) => client,
-        Err(error) => return bad("GET /health", format!("no HTTP client: {error}")),
+        Err(error) => return vec![bad(tried, format!("no HTTP client: {error}"))],
     };
-    let mut last = bad("GET /health", "");
-    for path in ["/health", "/version"] {
-        let tried = format!("GET {path}");
-        match client.get(format!("{base}{path}")).send().await {
-            Ok(reply) if reply.status().is_success() => return good(&tried, reply.status().to_string()),
-            Ok(reply) => last = bad(&tried, format!("answered {}; is this an MLflow tracking server?", reply.status())),
-            // Without its URL, which may hold a password.
-            Err(error) => return bad(&tried, format!("{}; is it up?", causes(&error.without_url()))),
-        }
+    let asked = client.post(format!("{base}/api/2.0/mlflow/experiments/search")).json(&json!({ "max_results": 1 }));
+    let reply = match asked.send().await {
+        Ok(reply) => reply,
+        // Without its URL, which may hold a password.
+        Err(error) => return vec![bad(tried, format!("{}; is it up?", causes(&error.without_url())))],
+    };
+    let status = reply.status();
+    if matches!(status.as_u16(), 401 | 403) {
+        let ways = "put a user and a password that may read experiments into mlflow.tracking_uri (http://user:password@host)";
+        return vec![bad(tried, format!("answered {status}; {ways}"))];
     }
-    last
+    let body = match reply.text().await {
+        Ok(body) => body,
+        Err(error) => return vec![bad(tried, format!("{} while it answered {status}", causes(&error.without_url())))],
+    };
+    if !status.is_success() {
+        return vec![bad(tried, format!("answered {status}; is this an MLflow tracking server?"))];
+    }
+    let Some(found) = experiments(&body) else {
+        let start: String = body.chars().take(60).collect();
+        return vec![bad(
+            tried,
+            format!("answered {status} with {start:?}, which is no list of experiments; is this an MLflow tracking server?"),
+        )];
+    };
+    vec![good(tried, if found { "can be read" } else { "can be read; there are none yet" })]
+}
+
+/// Returns whether there is an experiment in an answer of MLflow; `None` when it is no answer of MLflow. An empty list is left
+/// out of an answer.
+fn experiments(body: &str) -> Option<bool> {
+    let answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(body).ok()?;
+    match answer.get("experiments") {
+        Some(experiments) => experiments.as_array().map(|experiments| !experiments.is_empty()),
+        None => answer.is_empty().then_some(false),
+    }
 }
 
 /// An error with everything behind it.

@@ -13,7 +13,6 @@ mod completions;
 mod config;
 mod connect;
 mod demo;
-mod file;
 mod heard;
 mod mongo;
 mod progress;

@@ -9,8 +9,6 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::heard::Heard;
 use crate::cli::session::Session;
 use crate::history::Place;
-use crate::log::Log;
-use crate::log::kafka::KafkaLog;
 use crate::pipeline::{Part, Pipeline, PipelineError, Stage};
 use crate::stage::{Context, Health, State, Stop};
 use crate::tail::Source;
@@ -54,7 +52,7 @@ pub(super) fn run(arguments: &Run, session: &mut Session) -> Result<Exit, Failur
         Some(stages) => stages.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
         None => Stage::ALL.into_iter().filter(|stage| *stage != Stage::Train || registry.is_some()).collect(),
     };
-    let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka)?);
+    let log = session.log()?;
     let topics = Arc::new(Topics::new(&config.kafka.topic_prefix));
     log.create_topics(&topics.settings(&config.topic_plan()))?;
     let context = Context { config, spec, topics, log, stop: Stop::default(), health: Health::default(), registry };

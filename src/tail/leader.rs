@@ -123,7 +123,15 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
     while !context.stop.is_asked() {
         metrics::tail_stands_by();
         if !stage.ours {
-            stage.say(|| State::Ready("standing by: another process leads".to_owned()));
+            // Before it has a seat in its group, nobody knows whether another process leads.
+            let has_joined = stage.member.membership().is_some();
+            stage.say(|| {
+                if has_joined {
+                    State::Ready("standing by: another process leads".to_owned())
+                } else {
+                    State::Waiting("joining its group".to_owned())
+                }
+            });
             stage.glance(GLANCE)?;
             continue;
         }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::normalise::Normalised;
+use super::normalise::{Normalised, Unreadable};
+use crate::metrics;
+use crate::spec::Spec;
 
 /// MongoDB's cluster time: seconds since 1970, and increment.
 pub type ClusterTime = (u32, u32);
@@ -142,4 +144,11 @@ pub trait Source: Send {
     /// # Errors
     /// [`SourceError`]. What was appended before is good.
     fn read(&mut self, most: usize, timeout: Duration, into: &mut Vec<Event>) -> Result<(), SourceError>;
+}
+
+/// Counts fields that a source could not read, whichever source it is.
+pub(super) fn count_unreadable(spec: &Spec, unreadable: &Unreadable) {
+    for (field, why, times) in unreadable.iter() {
+        metrics::fields_unreadable(&spec.fields[field].name, why.name(), times);
+    }
 }

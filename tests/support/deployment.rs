@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use bson::Document;
-use mongodb::Client;
+use bson::{Document, RawDocumentBuf};
+use mongodb::{Client, Collection};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use super::mongo::runtime;
 use super::process::{Server, free_ports, tools, wait_until};
@@ -83,6 +84,12 @@ impl Deployment {
         Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
     }
 
+    /// Returns the collection of the tickets, its documents as they are.
+    pub(crate) fn collection(&self, runtime: &Runtime) -> Collection<RawDocumentBuf> {
+        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).expect("a valid connection string");
+        client.database(&self.prefix).collection("execution_tickets")
+    }
+
     /// Inserts documents into the collection, in order, by majority.
     pub(crate) fn insert(&self, documents: &[Document]) {
         let runtime = runtime();
@@ -119,6 +126,18 @@ impl Process {
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Returns the sum of all series of a counter by now; 0 while the process does not answer.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let page = self.get("/metrics").map(|(_, page)| page).unwrap_or_default();
+        let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        page.lines().filter(is_its).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().expect("a counter")).sum()
+    }
+
+    /// Whether the process that was started is still there: nobody starts it again.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.server.is_alive()
     }
 
     /// Waits until a part of the process says that it is ready, and not because another process does its work.

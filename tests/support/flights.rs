@@ -3,9 +3,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use tidemark::baseline::Baseline;
+use tidemark::baseline::builder::{Builder, Making};
+use tidemark::features::{Encoder, Row};
 use tidemark::spec::Spec;
+use tidemark::summary::Slice;
 use tidemark::tail::normalise::{Normalised, Normaliser, Unreadable};
 use tidemark::ticket::{FieldValue, Ticket};
+use tidemark::window::{Counting, Outcome};
 
 /// 2013-01-01, 2013-03-01, 2013-07-01 and 2013-08-15, UTC.
 pub(crate) const JANUARY: i64 = 1_356_998_400_000;
@@ -62,5 +67,49 @@ pub(crate) fn slow_down(flight: &mut Flight, task_type: usize) {
     let slow = matches!(&ticket.fields[task_type], FieldValue::Text(text) if ["DEPLOY", "TRANSFORM", "EXECUTE"].contains(&text.as_str()));
     if flight.completed && slow && (SLOW_FROM..SLOW_TO).contains(&ticket.completed_at_ms) {
         ticket.actual = ((ticket.actual as i64 * 16 + 5) / 10) as f64;
+    }
+}
+
+/// The year as a baseline of its first two months, and the tickets that completed later.
+pub(crate) struct Year {
+    pub(crate) spec: Spec,
+    pub(crate) baseline: Baseline,
+    pub(crate) later: Vec<Ticket>,
+}
+
+impl Year {
+    /// Reads the year, each flight after `change`, which is given the place of the task type.
+    pub(crate) fn read(change: fn(&mut Flight, usize)) -> Self {
+        let spec = spec();
+        let task_type = spec.field("task_type").unwrap();
+        let mut builder = Builder::new(&spec, JANUARY, MARCH).unwrap();
+        let mut later = Vec::new();
+        flights(|mut flight| {
+            change(&mut flight, task_type);
+            match (flight.ticket.completed_at_ms < MARCH, flight.completed) {
+                (true, true) => builder.push(&flight.ticket),
+                (true, false) => builder.push_other(&flight.ticket),
+                (false, true) => later.push(flight.ticket),
+                (false, false) => {}
+            }
+        });
+        let making = Making { version: 1, created_at_ms: 0, window_days: &[1, 3, 7], predecessor: None };
+        Self { baseline: builder.build(&making).unwrap(), spec, later }
+    }
+
+    /// Hands every later ticket to `each`, with its number and what counts it into a slice.
+    pub(crate) fn count(&self, mut each: impl FnMut(usize, &Ticket, &mut dyn FnMut(&mut Slice))) {
+        let encoder = Encoder::new(&self.spec).unwrap();
+        let names: Vec<&str> = self.spec.features.iter().map(|feature| feature.name.as_str()).collect();
+        let counting = Counting::new(&encoder, &names, &self.spec.fingerprint(), &self.baseline).unwrap();
+        let mut row = Row::default();
+        for (number, ticket) in self.later.iter().enumerate() {
+            encoder.encode(&ticket.fields, &mut row);
+            let outcome =
+                Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
+            each(number, ticket, &mut |slice| {
+                counting.add(&encoder, &row, outcome, slice);
+            });
+        }
     }
 }

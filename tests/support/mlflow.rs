@@ -63,6 +63,11 @@ impl Mlflow {
         self.server.signal(name);
     }
 
+    /// Returns the server's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
     /// Returns where the files of a run are kept.
     pub(crate) fn files(&self, run_id: &str) -> PathBuf {
         let root = self.server.directory().join("artifacts");

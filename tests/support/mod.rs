@@ -2,6 +2,7 @@
 
 pub(crate) mod cutter;
 mod deployment;
+pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
@@ -15,5 +16,6 @@ pub(crate) mod stub;
 
 pub(crate) use deployment::{Deployment, Process, Seen};
 pub(crate) use kafka::{Kafka, kafka};
+pub(crate) use mlflow::mlflow;
 pub(crate) use mongo::{Mongo, mongo};
 pub(crate) use process::wait_until;

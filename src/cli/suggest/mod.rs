@@ -10,10 +10,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::file::Lines;
 use super::mongo;
 use super::out::Format;
 use super::session::Session;
+use crate::tail::replay::{RawRows, ReplayError};
 use draft::{Draft, draft};
 use profile::{Profile, Value};
 
@@ -33,7 +33,7 @@ The draft names everything but the target: only you know which field is the righ
 /// Flags of `spec suggest`.
 #[derive(Debug, Args)]
 pub struct Suggest {
-    /// A file of NDJSON: plain, gzip or zstd
+    /// A file: NDJSON (also .gz and .zst) or Parquet
     #[arg(long, value_name = "FILE", required_unless_present = "collection", conflicts_with = "collection")]
     file: Option<PathBuf>,
     /// A collection of MongoDB: database.collection
@@ -72,32 +72,33 @@ pub(super) fn run(command: SpecCommand, session: &mut Session) -> Result<Exit, F
     Ok(Exit::Ok)
 }
 
-/// Lines that are looked at, at most: the first ones, each as likely to be in the sample.
-const LINES: u64 = 1_000_000;
+/// Rows that are looked at, at most: the first ones, each as likely to be in the sample.
+const ROWS: u64 = 1_000_000;
 
 fn sample_file(file: &Path, sample: u32, profile: &mut Profile) -> Result<(), Failure> {
-    let mut kept: Vec<(u64, Vec<u8>)> = Vec::new();
-    let mut lines = Lines::open(file)?;
+    let bad = |error: ReplayError| Failure::new(Exit::BadInput, error.to_string());
+    let mut kept: Vec<(u64, Result<serde_json::Value, String>)> = Vec::new();
+    let mut rows = RawRows::open(file).map_err(bad)?;
     let mut seen = 0_u64;
     // A reservoir (Vitter 1985, algorithm R) over a fixed sequence: the same file gives the same draft.
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    while let Some((number, line)) = lines.next()? {
+    while let Some((number, row)) = rows.next().map_err(bad)? {
         seen += 1;
         if kept.len() < sample as usize {
-            kept.push((number, line.to_vec()));
+            kept.push((number, row.json()));
         } else {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let place = usize::try_from((random >> 33) % seen).unwrap_or(usize::MAX);
             if let Some(slot) = kept.get_mut(place) {
-                *slot = (number, line.to_vec());
+                *slot = (number, row.json());
             }
         }
-        if seen == LINES {
+        if seen == ROWS {
             break;
         }
     }
-    for (number, line) in kept {
-        let value: serde_json::Value = serde_json::from_slice(&line).map_err(|error| {
+    for (number, json) in kept {
+        let value = json.map_err(|error| {
             Failure::new(
                 Exit::BadInput,
                 format!("line {number} of {} is no JSON: {error}; one document a line is expected", file.display()),

@@ -27,9 +27,8 @@ use tokio::sync::mpsc;
 use self::decode::{Decoder, NotAReply, Skip, Versions};
 use super::normalise::{Normaliser, Unreadable};
 use super::position::hex;
-use super::source::{ClusterTime, Event, HistoryPlace, Opened, Place, Resume, Source, SourceError};
+use super::source::{ClusterTime, Event, HistoryPlace, Opened, Place, Resume, Source, SourceError, count_unreadable};
 use crate::config::{Config, Start};
-use crate::metrics;
 use crate::spec::Spec;
 
 /// Replies that wait to be decoded, and lists of events that wait to be taken.
@@ -434,9 +433,7 @@ impl Reader {
     }
 
     fn count(&self, unreadable: &Unreadable) {
-        for (field, why, times) in unreadable.iter() {
-            metrics::fields_unreadable(&self.spec.fields[field].name, why.name(), times);
-        }
+        count_unreadable(&self.spec, unreadable);
     }
 
     /// Takes one reply through: looks up, decodes, sends.

@@ -64,6 +64,26 @@ impl Columns {
     }
 }
 
+/// Returns a row of columns as the document that it would have been in MongoDB. A dotted name is a path; what is null is left
+/// out, and so is what BSON has no type for.
+pub(crate) fn document_of(columns: &[(String, Box<dyn Array>)], row: usize) -> Document {
+    let mut document = Document::new();
+    for (name, array) in columns {
+        let Some(value) = bson(array.as_ref(), row).filter(|value| *value != Bson::Null) else { continue };
+        let mut names = name.split('.');
+        let last = names.next_back().unwrap_or_default();
+        let mut inner = Some(&mut document);
+        for name in names {
+            inner =
+                inner.and_then(|inner| inner.entry(name.to_owned()).or_insert_with(|| Bson::Document(Document::new())).as_document_mut());
+        }
+        if let Some(inner) = inner {
+            inner.insert(last, value);
+        }
+    }
+    document
+}
+
 /// Returns where a column is read: a name below the root, or the text of a whole path.
 pub(super) fn place_of(paths: &Paths, name: &str) -> Option<usize> {
     paths.below(ROOT, name, &mut 0).or_else(|| paths.distinct().find(|(path, _)| path.to_string() == name).map(|(_, place)| place))

@@ -15,7 +15,7 @@ mod value;
 
 use ::bson::{RawBsonRef, RawDocument};
 
-pub(crate) use columns::Columns;
+pub(crate) use columns::{Columns, document_of};
 pub use dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected};
 
 pub use time::{EARLIEST_MS, LATEST_MS, from_rfc3339, is_plausible, to_rfc3339};

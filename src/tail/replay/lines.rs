@@ -105,8 +105,12 @@ impl Lines {
             return Ok(Some(line));
         }
         self.number += 1;
-        let text = if self.number == 1 { self.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.line) } else { &self.line };
-        Ok(Some(Line::Whole(text)))
+        Ok(Some(Line::Whole(self.last())))
+    }
+
+    /// Returns the last line once more, if it was whole.
+    pub(super) fn last(&self) -> &[u8] {
+        if self.number == 1 { self.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.line) } else { &self.line }
     }
 
     /// Reads on to the end of a line that is too long.

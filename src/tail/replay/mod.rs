@@ -3,8 +3,11 @@
 mod lines;
 mod pace;
 mod parquet;
+mod raw;
+mod room;
 mod slowdown;
 mod source;
+mod thrift;
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use pace::{Pace, Speed};
+pub(crate) use raw::RawRows;
 pub use slowdown::Slowdown;
 pub use source::{ReplayPlan, ReplaySource};
 
@@ -129,34 +133,12 @@ impl Replay {
     /// # Errors
     /// [`ReplayError`]: not there, empty, or not what its name says.
     pub fn open(file: &Path, spec: &Spec) -> Result<Self, ReplayError> {
-        let failed = |source| ReplayError::Open { file: file.to_owned(), source };
         let read = Arc::new(AtomicU64::new(0));
         let normaliser = Normaliser::new(spec);
-        let (kind, input, total) = if is_stdin(file) {
-            let (kind, input) = lines::look(io::stdin(), &read).map_err(failed)?;
-            (kind, input, None)
-        } else {
-            let opened = File::open(file).map_err(failed)?;
-            let about = opened.metadata().map_err(failed)?;
-            if about.is_dir() {
-                return Err(failed(io::Error::new(io::ErrorKind::IsADirectory, "a directory, not a file")));
-            }
-            let (kind, input) = lines::look(opened, &read).map_err(failed)?;
-            (kind, input, about.is_file().then_some(about.len()))
-        };
-        let says_parquet = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
-        let rows = match kind {
-            Kind::Empty => return Err(ReplayError::Empty { file: file.to_owned() }),
-            _ if says_parquet && kind != Kind::Parquet => return Err(ReplayError::NotParquet { file: file.to_owned() }),
-            Kind::Parquet if is_stdin(file) => {
-                let reason = "Parquet is read from its end; give the name of a file".to_owned();
-                return Err(ReplayError::Unreadable { file: file.to_owned(), row: 0, reason });
-            }
-            Kind::Parquet => {
-                let opened = File::open(file).map_err(failed)?;
-                Rows::Parquet(Box::new(ParquetRows::open(file, opened, &normaliser, Arc::clone(&read))?))
-            }
-            _ => Rows::Lines(Lines::unpack(kind, input).map_err(failed)?),
+        let (input, total) = look_into(file, &read)?;
+        let rows = match input {
+            Input::Lines(lines) => Rows::Lines(lines),
+            Input::Parquet(opened) => Rows::Parquet(Box::new(ParquetRows::open(file, opened, &normaliser, Arc::clone(&read))?)),
         };
         Ok(Self {
             file: file.to_owned(),
@@ -252,6 +234,41 @@ impl Iterator for Replay {
         }
         row.transpose()
     }
+}
+
+/// What a file turned out to be.
+enum Input {
+    Lines(Lines),
+    Parquet(File),
+}
+
+/// Opens a file, or standard input when it is `-`, and looks at its first bytes; returns its length too, where it has one.
+fn look_into(file: &Path, read: &Arc<AtomicU64>) -> Result<(Input, Option<u64>), ReplayError> {
+    let failed = |source| ReplayError::Open { file: file.to_owned(), source };
+    let (kind, input, total) = if is_stdin(file) {
+        let (kind, input) = lines::look(io::stdin(), read).map_err(failed)?;
+        (kind, input, None)
+    } else {
+        let opened = File::open(file).map_err(failed)?;
+        let about = opened.metadata().map_err(failed)?;
+        if about.is_dir() {
+            return Err(failed(io::Error::new(io::ErrorKind::IsADirectory, "a directory, not a file")));
+        }
+        let (kind, input) = lines::look(opened, read).map_err(failed)?;
+        (kind, input, about.is_file().then_some(about.len()))
+    };
+    let says_parquet = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+    let input = match kind {
+        Kind::Empty => return Err(ReplayError::Empty { file: file.to_owned() }),
+        _ if says_parquet && kind != Kind::Parquet => return Err(ReplayError::NotParquet { file: file.to_owned() }),
+        Kind::Parquet if is_stdin(file) => {
+            let reason = "Parquet is read from its end; give the name of a file".to_owned();
+            return Err(ReplayError::Unreadable { file: file.to_owned(), row: 0, reason });
+        }
+        Kind::Parquet => Input::Parquet(File::open(file).map_err(failed)?),
+        _ => Input::Lines(Lines::unpack(kind, input).map_err(failed)?),
+    };
+    Ok((input, total))
 }
 
 fn stopped(file: &Path, line: u64, error: &io::Error) -> ReplayError {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{Pace, Progress, Replay, ReplayError, Row, Slowdown, Speed, fingerprint, is_stdin, name};
 use crate::spec::Spec;
-use crate::tail::normalise::{Normalised, Unreadable};
-use crate::tail::source::{Event, Opened, Place, Resume, Source, SourceError};
+use crate::tail::normalise::Normalised;
+use crate::tail::source::{Event, Opened, Place, Resume, Source, SourceError, count_unreadable};
 
 /// How a file is lived through again.
 #[derive(Clone, Debug)]
@@ -54,11 +54,6 @@ impl ReplaySource {
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {
         self.reading.as_ref().map(|reading| reading.replay.progress())
-    }
-
-    /// Returns the counts of unreadable fields since they were last taken.
-    pub fn take_unreadable(&mut self) -> Unreadable {
-        self.reading.as_mut().map(|reading| reading.replay.take_unreadable()).unwrap_or_default()
     }
 
     fn refused(&self, reason: &(impl ToString + ?Sized)) -> SourceError {
@@ -122,7 +117,9 @@ impl Source for ReplaySource {
         let Some(reading) = &mut self.reading else {
             return Err(self.refused("it is read before it is opened"));
         };
-        reading.read(most, timeout, into).map_err(|error| self.refused(&error))
+        let read = reading.read(most, timeout, into);
+        count_unreadable(&self.spec, &reading.replay.take_unreadable());
+        read.map_err(|error| self.refused(&error))
     }
 }
 
@@ -236,6 +233,23 @@ mod tests {
         source.open(Some(&resume)).unwrap();
         source.read(10, Duration::ZERO, &mut events).unwrap();
         assert_eq!(told(&events), ["undecodable Rows(3)", "await 1", "c Rows(4)", "end"]);
+    }
+
+    #[test]
+    fn fields_that_a_replay_cannot_read_are_counted_where_those_of_a_stream_are() {
+        let bad = |id: &str| line(id, "COMPLETED", START_MS).replace('{', r#"{"retry_count":"many","#);
+        let (_folder, mut source) = source(&[bad("a"), line("b", "COMPLETED", START_MS), bad("c")], |_| {});
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        ::metrics::with_local_recorder(&recorder, || {
+            source.open(None).unwrap();
+            let mut events = Vec::new();
+            while !matches!(events.last(), Some(Event::End)) {
+                source.read(1, Duration::ZERO, &mut events).unwrap();
+            }
+        });
+        let text = recorder.handle().render();
+        let expected = r#"tidemark_tail_unreadable_fields_total{field="retry_count",reason="wrong_type"} 2"#;
+        assert!(text.lines().any(|found| found == expected), "{text}");
     }
 
     #[test]

@@ -201,3 +201,104 @@ fn a_broken_parquet_file_is_an_error_and_never_a_panic() {
         assert!(read("cut.parquet", &STRUCTURED[..end]).is_err(), "cut at {end}");
     }
 }
+
+/// Files whose lengths somebody changed on purpose: large numbers over and instead of what is there, the footer's own length
+/// made to fit.
+fn changed(file: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    const OVER: [&[u8]; 4] = [&[0x7e], &[0xfe, 0xff, 0xff, 0xff, 0x0f], &[0xfe, 0xff, 0x7f], &[0xff; 8]];
+    const INSTEAD: [&[u8]; 3] =
+        [&[0xfe, 0xff, 0xff, 0xff, 0x0f], &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xfc, 0xff, 0xff, 0xff, 0xff, 0x07]];
+    let at_end = file.len() - 8;
+    let footer_bytes = u32::from_le_bytes(file[at_end..at_end + 4].try_into().unwrap());
+    let at_footer = at_end - footer_bytes as usize;
+    let over = (4..file.len() - 8).flat_map(move |at| {
+        OVER.iter().map(move |number| {
+            let mut changed = file.to_vec();
+            let end = (at + number.len()).min(at_end);
+            changed[at..end].copy_from_slice(&number[..end - at]);
+            changed
+        })
+    });
+    let instead = (at_footer..at_end).flat_map(move |at| {
+        INSTEAD.iter().map(move |number| {
+            let mut changed = [&file[..at], number, &file[at + 1..]].concat();
+            let longer = footer_bytes + u32::try_from(number.len()).unwrap() - 1;
+            let at_length = changed.len() - 8;
+            changed[at_length..at_length + 4].copy_from_slice(&longer.to_le_bytes());
+            changed
+        })
+    });
+    over.chain(instead)
+}
+
+#[test]
+fn a_parquet_file_that_was_changed_on_purpose_asks_for_no_impossible_memory() {
+    // An allocation that fails ends the process, so this one runs in a process of its own, which has a gigabyte.
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let address_space = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
+    if address_space.split_whitespace().nth(3) == Some("unlimited") {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let name = format!("{module}::a_parquet_file_that_was_changed_on_purpose_asks_for_no_impossible_memory");
+        let limited = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 1048576; exec \"$0\" --exact \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(name)
+            .envs([("MALLOC_ARENA_MAX", "1"), ("RUST_BACKTRACE", "0")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&limited.stdout);
+        assert!(limited.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&limited.stderr));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed.parquet");
+    let refusals = [
+        "its footer is none",
+        "may; write it with smaller",
+        "values for",
+        "values in its pages",
+        "a dictionary of",
+        "row groups say otherwise",
+    ];
+    let mut refused = [0; 6];
+    let (mut read, mut files) = (0, 0);
+    for file in changed(STRUCTURED).step_by(7).chain(changed(FLAT)) {
+        std::fs::write(&path, &file).unwrap();
+        files += 1;
+        match Replay::open(&path, &spec()).and_then(Iterator::collect::<Result<Vec<Row>, _>>) {
+            Ok(rows) => read += usize::from(rows.len() < 10),
+            Err(error) => {
+                let error = error.to_string();
+                refusals.iter().zip(&mut refused).filter(|(words, _)| error.contains(*words)).for_each(|(_, times)| *times += 1);
+            }
+        }
+    }
+    assert!(files > 10_000 && read > 100 && refused.iter().all(|times| *times > 0), "{files} files, {read} read, refused: {refused:?}");
+}
+
+#[test]
+fn a_row_is_the_same_document_whatever_file_it_is_in() {
+    let rows = |name: &str, content: &[u8]| -> Vec<(u64, serde_json::Value)> {
+        let (_folder, file) = write(name, content);
+        let mut rows = RawRows::open(&file).unwrap();
+        let mut found = Vec::new();
+        while let Some((number, row)) = rows.next().unwrap() {
+            found.push((number, row.json().unwrap()));
+        }
+        found
+    };
+    let lines = format!("\u{feff}{LINE}\n\n{LINE}");
+    let plain = rows("tickets", lines.as_bytes());
+    assert_eq!(plain.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(rows("tickets", &gzip(lines.as_bytes())), plain);
+    let structured = rows("tickets.parquet", STRUCTURED);
+    assert_eq!(structured.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(structured[1].1["qos"], serde_json::json!({ "delivery_mode": "exactly_once", "consistency": "strong" }));
+    assert_eq!(structured[1].1["parameters"]["list"], serde_json::json!([1, 2]));
+    assert!(structured[0].1["completed_at"].get("$date").is_some() && structured[0].1.get("risk_band").is_none());
+    let flat = rows("flat", FLAT);
+    assert_eq!(
+        (&flat[0].1["sla"], &flat[1].1["qos"]),
+        (&serde_json::json!({ "timeout_ms": 5 }), &serde_json::json!({ "durability": "transient" }))
+    );
+}
