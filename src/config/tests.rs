@@ -63,7 +63,15 @@ fn as_toml(key: &str, kind: Kind, text: &str) -> String {
 fn exact(loaded: &Loaded, key: &super::keys::Key) -> String {
     use secrecy::ExposeSecret;
     match key.kind {
-        Kind::Secret => loaded.config.webhook.secret.as_ref().map(|s| s.expose_secret().to_owned()),
+        Kind::Secret => {
+            let secret = match key.name {
+                "webhook.secret" => &loaded.config.webhook.secret,
+                "mlflow.token" => &loaded.config.mlflow.token,
+                "mlflow.password" => &loaded.config.mlflow.password,
+                other => panic!("{other} is a secret that this test does not know"),
+            };
+            secret.as_ref().map(|s| s.expose_secret().to_owned())
+        }
         _ => value(loaded, key.name).map(|v| v.to_string()),
     }
     .unwrap_or_default()

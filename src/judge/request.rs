@@ -234,7 +234,7 @@ mod tests {
     }
 
     use TriggerChange::{Closed, Joined, Raised};
-    use TriggerType::{Drift, Performance};
+    use TriggerType::{Drift, Performance, Scheduled};
 
     #[test]
     fn only_the_error_asks_for_performance_and_later_causes_join() {
@@ -266,6 +266,40 @@ mod tests {
         let graver = step(&mut open, 9, Level::Critical, &["error", "hour_of_day"]);
         assert_eq!(graver, [(Closed, Drift, 2, 1), (Raised, Drift, 4, 2)]);
         assert_eq!(open.unwrap().closed_because, None);
+    }
+
+    #[test]
+    fn a_training_is_asked_for_once_enough_has_completed_since_the_onset_and_again_after_longer_and_longer_times() {
+        use crate::clock::HOUR_MS;
+        let (spec, mut open) = (spec(), None);
+        step(&mut open, 1, Level::Critical, &["error"]);
+        open.as_mut().unwrap().causes[0].onset_ms = Some(5);
+        let at = |hours: i64| At { spec: &spec, mark: u64::try_from(hours).unwrap(), at_ms: hours * HOUR_MS, baseline: Some(1) };
+        assert_eq!(ask(&mut open, at(24), true, |_| 249), None, "a training waits for rows");
+        let due = ask(&mut open, at(25), true, |from_ms| if from_ms == 5 { 250 } else { 0 }).unwrap();
+        assert_eq!((due.change, due.asked, due.error_is_over), (TriggerChange::Due, Some(25), true));
+        assert_eq!(ask(&mut open, at(26), true, |_| 999), None, "one is asked for at a time");
+        let mut asked = Vec::new();
+        answered(open.as_mut().unwrap(), at(30), true);
+        for hour in 31..400 {
+            if ask(&mut open, at(hour), true, |_| 999).is_some() {
+                asked.push(hour);
+                answered(open.as_mut().unwrap(), at(hour), true);
+            }
+        }
+        assert_eq!(asked[..5], [36, 48, 72, 120, 168]);
+    }
+
+    #[test]
+    fn a_provisional_baseline_is_settled_when_nothing_else_is_open() {
+        let (spec, mut open) = (spec(), None);
+        let at = At { spec: &spec, mark: 9, at_ms: 9, baseline: Some(4) };
+        let raised = settle(&mut open, at, 4).unwrap();
+        assert_eq!((raised.trigger_type, raised.priority, raised.settles), (TriggerType::Scheduled, 1, Some(4)));
+        assert_eq!(settle(&mut open, at, 4), None);
+        assert_eq!(ask(&mut open, at, false, |_| 0).unwrap().settles, Some(4), "it waits for no rows since an onset");
+        let graver = step(&mut open, 10, Level::Critical, &["error"]);
+        assert_eq!(graver, [(Closed, Scheduled, 1, 0), (Raised, Performance, 3, 1)]);
     }
 
     #[test]
