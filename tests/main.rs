@@ -4,6 +4,7 @@
 
 mod support;
 
+mod closed_loop;
 mod command;
 mod e2e;
 mod golden;

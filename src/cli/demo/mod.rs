@@ -2,6 +2,7 @@
 
 mod story;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::history::Place;
 use crate::log::memory::{Limits, MemoryLog};
 use crate::log::{Follower, Record, Transaction};
 use crate::model::shelf::ModelRef;
+use crate::model_event::ModelEvent;
 use crate::pipeline::{Part, Pipeline, Stage};
 use crate::registry::{LocalRegistry, Registry};
 use crate::stage::{Context, Health, Stop};
@@ -80,6 +82,20 @@ struct Totals {
     marks: u64,
     episodes: Vec<EpisodeRow>,
     triggers: Vec<TriggerRow>,
+    trainings: Vec<TrainingRow>,
+}
+
+/// One training and what it came to. Errors are Production's mean over one day.
+#[derive(Debug, Serialize)]
+struct TrainingRow {
+    asked: String,
+    outcome: String,
+    version: Option<u64>,
+    mae_before: Option<f64>,
+    mae_after: Option<f64>,
+    reason: String,
+    #[serde(skip)]
+    baseline: Option<u64>,
 }
 
 /// One episode.
@@ -248,10 +264,10 @@ fn introduce(arguments: &Demo, out: &mut Out) -> Result<(), Failure> {
     if out.format == Format::Json {
         return Ok(());
     }
-    let title = out.tone(Tone::Strong, "Tidemark: a real year of flights, dressed as tickets, through tail, watch and judge");
+    let title = out.tone(Tone::Strong, "Tidemark: a real year of flights, dressed as tickets, through tail, watch, judge and train");
     out.line(title)?;
     out.line(format!("  tickets   {} (every flight out of New York in 2013, CC0)", arguments.tickets.display()))?;
-    out.line("  log       in this process's memory; the stages are those that run on Kafka")?;
+    out.line("  log       in this process's memory; the stages are those that run on Kafka; models in a directory that stands in for MLflow")?;
     if arguments.no_slowdown {
         out.line("  injected  nothing: the year as it was")?;
     } else {
@@ -266,13 +282,13 @@ fn tell_baseline(baseline: &Baseline, out: &mut Out) -> Result<(), Failure> {
     if out.format == Format::Json {
         return out.json_line(&serde_json::json!({"event": "baseline", "version": baseline.version, "rows": baseline.rows,
             "from": rfc3339(baseline.from_ms), "to": rfc3339(baseline.to_ms), "target_mean": baseline.target.mean,
-            "mae": baseline.errors.get(crate::baseline::RECORDED).map(|e| e.mae)}));
+            "mae": baseline.errors.get(crate::drift::look::judged_series(baseline)).map(|e| e.mae)}));
     }
     let mae =
         baseline.errors.get(crate::baseline::RECORDED).map_or_else(|| "unknown".to_owned(), |e| format!("{:.1} min", e.mae / 60_000.0));
     let windows: Vec<String> = baseline.noise.iter().map(|noise| noise.days.to_string()).collect();
     out.line(format!(
-        "  baseline  version {}, {} to {}: {} tickets, {} features, mean duration {:.1} min, mean error of the estimate {mae}; its own noise measured for windows of {} days",
+        "  baseline  version {}, {} to {}: {} tickets, {} features, mean duration {:.1} min, mean error of the schedule's own estimate {mae}; its own noise measured for windows of {} days",
         baseline.version,
         shown(baseline.from_ms),
         shown(baseline.to_ms),
@@ -281,6 +297,14 @@ fn tell_baseline(baseline: &Baseline, out: &mut Out) -> Result<(), Failure> {
         baseline.target.mean / 60_000.0,
         windows.join(", ")
     ))?;
+    if let (Some(model), Some(errors)) = (&baseline.scored_by, baseline.errors.get(crate::drift::look::judged_series(baseline))) {
+        out.line(format!(
+            "  model     version {} trained on the same months: mean error {:.1} min on the {:.0} days that were held out; it is watched from here on",
+            model.version,
+            errors.mae / 60_000.0,
+            errors.days
+        ))?;
+    }
     out.line("")
 }
 
@@ -288,6 +312,10 @@ fn tell_baseline(baseline: &Baseline, out: &mut Out) -> Result<(), Failure> {
 struct Teller {
     alerts: Box<dyn Follower>,
     triggers: Box<dyn Follower>,
+    model_events: Box<dyn Follower>,
+    /// When each training was asked for, by mark: the time, and Production's error over one day.
+    asked: BTreeMap<u64, (i64, Option<f64>)>,
+    error_now: Option<f64>,
     heard: Heard,
     calendar: Vec<Line>,
     bar: Option<ProgressBar>,
@@ -320,6 +348,9 @@ impl Teller {
         Ok(Self {
             alerts: follow(&context.topics.alerts)?,
             triggers: follow(&context.topics.retraining_triggers)?,
+            model_events: follow(&context.topics.model_events)?,
+            asked: BTreeMap::new(),
+            error_now: None,
             heard: Heard::follow(context)?,
             calendar,
             bar,
@@ -343,7 +374,15 @@ impl Teller {
         for record in self.triggers.poll(Duration::ZERO)? {
             let trigger: Trigger = decode(&record, "retraining-triggers")?;
             self.count_trigger(&trigger);
-            lines.push((story::trigger(&trigger), Some(serde_json::to_value(&trigger))));
+            if let (TriggerChange::Due, Some(mark)) = (trigger.change, trigger.asked) {
+                self.asked.insert(mark, (trigger.at_ms, self.error_now));
+            } else {
+                lines.push((story::trigger(&trigger), Some(serde_json::to_value(&trigger))));
+            }
+        }
+        for record in self.model_events.poll(Duration::ZERO)? {
+            let Ok(Some(event)) = ModelEvent::decode(record.value.as_deref().unwrap_or_default()) else { continue };
+            lines.extend(self.training(&event).map(|line| (line, Some(serde_json::to_value(&event)))));
         }
         lines.sort_by_key(|(line, _)| line.at_ms);
         for (line, json) in lines {
@@ -372,9 +411,32 @@ impl Teller {
         }
     }
 
+    /// Counts an answer to a training; returns the line that tells it.
+    fn training(&mut self, event: &ModelEvent) -> Option<Line> {
+        let ModelEvent::Outcome { outcome, reason, mark: Some(mark), baseline, version, .. } = event else { return None };
+        let (at_ms, mae_before) = self.asked.get(mark).copied()?;
+        self.totals.trainings.push(TrainingRow {
+            asked: rfc3339(at_ms),
+            outcome: outcome.clone(),
+            version: *version,
+            mae_before,
+            mae_after: None,
+            reason: reason.clone(),
+            baseline: *baseline,
+        });
+        Some(story::training(at_ms, outcome, *version, reason))
+    }
+
     /// Counts a verdict. Without a terminal the first of a month makes a line.
     fn verdict(&mut self, status: &Status) -> Option<Line> {
         self.totals.marks = status.mark;
+        self.error_now = status.windows.first().and_then(|window| window.mae);
+        let day = status.windows.first().filter(|window| window.full);
+        for row in self.totals.trainings.iter_mut().filter(|row| row.mae_after.is_none() && row.version.is_some()) {
+            if row.baseline == status.baseline {
+                row.mae_after = day.and_then(|window| window.mae);
+            }
+        }
         let word = status.status.map_or(status.state.name(), Level::name);
         if let Some(bar) = &self.bar {
             bar.set_position(u64::try_from((status.at_ms - at(BASELINE_FROM)) / DAY_MS).unwrap_or_default());
@@ -472,6 +534,17 @@ impl Teller {
             })
             .collect();
         out.table(&["retraining trigger", "priority", "causes", "raised", "closed"], &rows)?;
+        out.line("")?;
+        let minutes = |mae: Option<f64>| mae.map_or_else(|| "-".to_owned(), |mae| format!("{:.1} min", mae / 60_000.0));
+        let rows: Vec<Vec<String>> = totals
+            .trainings
+            .iter()
+            .map(|row| {
+                let version = row.version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+                vec![short(&row.asked), row.outcome.clone(), version, minutes(row.mae_before), minutes(row.mae_after)]
+            })
+            .collect();
+        out.table(&["training asked for", "outcome", "version", "error over a day before", "after"], &rows)?;
         out.line("")?;
         out.line(format!(
             "  {} tickets in {seconds:.1} s ({:.0} tickets/s), a look at every one of {} hours",

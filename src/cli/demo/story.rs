@@ -91,6 +91,23 @@ fn carriers(episode: &EpisodeAlert) -> String {
     if carried.is_empty() { "spread over all categories".to_owned() } else { format!("carried by {}", carried.join(", ")) }
 }
 
+/// Tells what a training came to.
+pub(super) fn training(at_ms: i64, outcome: &str, version: Option<u64>, reason: &str) -> Line {
+    let (word, tone) = match outcome {
+        "promoted" => ("PROMOTED", Tone::Good),
+        "settled" => ("SETTLED", Tone::Good),
+        "accepted" => ("ACCEPTED", Tone::Good),
+        "failed" => ("FAILED", Tone::Critical),
+        _ => ("TRAINED", Tone::Faint),
+    };
+    let text = match (outcome, version) {
+        (_, Some(version)) => format!("version {version} goes to Production: {}", plain(reason)),
+        ("refused", None) => format!("Production stays: {}", plain(reason)),
+        (_, None) => plain(reason),
+    };
+    Line { at_ms, word: word.to_owned(), tone, text, more: Vec::new() }
+}
+
 /// Tells a trigger.
 pub(super) fn trigger(trigger: &Trigger) -> Line {
     let (word, tone, text) = match trigger.change {
