@@ -53,7 +53,7 @@ pub struct Slice {
     #[serde(default, with = "decimals2")]
     pub error_by: Vec<Vec<i128>>,
     /// Rows by bin of the target's fine histogram.
-    #[serde(default)]
+    #[serde(default, with = "sparse")]
     pub target: Vec<u64>,
     /// Error sums by series (`recorded`, or a rescored version).
     #[serde(default)]
@@ -170,7 +170,8 @@ fn add_row<T: Copy + Default>(into: &mut Vec<T>, from: &[T], op: impl Fn(&mut T,
 
 /// i128 as a decimal text: JSON readers lose digits beyond 2^53.
 pub mod decimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
     /// Writes the decimal text.
     ///
     /// # Errors
@@ -178,22 +179,145 @@ pub mod decimal {
     pub fn serialize<S: Serializer>(number: &i128, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
+
     /// Reads the decimal text.
     ///
     /// # Errors
     /// When it is no integer.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
-        std::borrow::Cow::<str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        Decimal::deserialize(deserializer).map(|decimal| decimal.0)
+    }
+
+    /// One number: parsed where it stands, without a text of its own.
+    pub(super) struct Decimal(pub(super) i128);
+
+    impl Serialize for Decimal {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&self.0)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Decimal {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(Text)
+        }
+    }
+
+    struct Text;
+
+    impl de::Visitor<'_> for Text {
+        type Value = Decimal;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an integer as a text")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
+            text.parse().map(Decimal).map_err(E::custom)
+        }
     }
 }
 
 mod decimals2 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use super::decimal::Decimal;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
     pub(super) fn serialize<S: Serializer>(rows: &[Vec<i128>], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(rows.iter().map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        serializer.collect_seq(rows.iter().map(|row| Row(row)))
     }
+
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<i128>>, D::Error> {
-        let rows = Vec::<Vec<String>>::deserialize(deserializer)?;
-        rows.iter().map(|row| row.iter().map(|n| n.parse().map_err(D::Error::custom)).collect()).collect()
+        let rows = Vec::<Vec<Decimal>>::deserialize(deserializer)?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(|decimal| decimal.0).collect()).collect())
+    }
+
+    struct Row<'a>(&'a [i128]);
+
+    impl Serialize for Row<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(self.0.iter().copied().map(Decimal))
+        }
+    }
+}
+
+/// Counts by bin without the empty bins, which are nearly all of a fine histogram's: how many bins there are, then each bin
+/// that is not empty.
+mod sparse {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Bins that a reader makes room for at most.
+    const MOST: usize = 65_536;
+
+    #[derive(Serialize)]
+    struct Written<'a> {
+        bins: usize,
+        rows: Filled<'a>,
+    }
+
+    struct Filled<'a>(&'a [u64]);
+
+    impl Serialize for Filled<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let filled = || self.0.iter().enumerate().filter(|(_, count)| **count != 0);
+            serializer.collect_seq(filled())
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        bins: usize,
+        rows: Vec<(usize, u64)>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(counts: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+        Written { bins: counts.len(), rows: Filled(counts) }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+        let Read { bins, rows } = Read::deserialize(deserializer)?;
+        if bins > MOST {
+            return Err(D::Error::custom(format!("a histogram of {bins} bins; {MOST} are the most")));
+        }
+        let mut counts = vec![0; bins];
+        for (bin, count) in rows {
+            *counts.get_mut(bin).ok_or_else(|| D::Error::custom(format!("bin {bin} of a histogram of {bins}")))? = count;
+        }
+        Ok(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(slice: &Slice) -> (String, Slice) {
+        let text = serde_json::to_string(slice).unwrap();
+        let back = serde_json::from_str(&text).unwrap();
+        (text, back)
+    }
+
+    #[test]
+    fn a_fine_histogram_is_as_large_as_its_filled_bins_and_comes_back_whole() {
+        let mut target = vec![0; 1_025];
+        (target[0], target[500], target[1_024]) = (3, 1, 2);
+        let slice = Slice { target, error_by: vec![vec![i128::MIN, 0, -7], vec![], vec![i128::MAX]], ..Slice::default() };
+        let (text, back) = there_and_back(&slice);
+        assert_eq!(back, slice);
+        assert!(text.contains(r#""target":{"bins":1025,"rows":[[0,3],[500,1],[1024,2]]}"#), "{text}");
+        for target in [vec![], vec![0, 0]] {
+            let slice = Slice { target, ..Slice::default() };
+            assert_eq!(there_and_back(&slice).1, slice, "empty, with its shape");
+        }
+    }
+
+    #[test]
+    fn what_no_histogram_can_be_is_refused() {
+        let refused = |target: &str| {
+            let text = format!(r#"{{"start_ms":0,"rows":0,"target":{target}}}"#);
+            serde_json::from_str::<Slice>(&text).unwrap_err().to_string()
+        };
+        assert!(refused(r#"{"bins":2,"rows":[[2,1]]}"#).contains("bin 2 of a histogram of 2"));
+        assert!(refused(r#"{"bins":99999999999,"rows":[]}"#).contains("65536 are the most"));
+        refused(r#"{"bins":2,"rows":[[0,-1]]}"#);
+        let text = r#"{"start_ms":0,"rows":0,"error_by":[["1.5"]]}"#;
+        assert!(serde_json::from_str::<Slice>(text).is_err(), "no integer");
     }
 }
