@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::decimal::Decimal;
 use crate::ticket::{Control, Mark};
 
 /// One record of `summaries`: what one partition knew at one mark.
@@ -47,13 +48,13 @@ pub struct Slice {
     #[serde(default)]
     pub repeats: u64,
     /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen.
-    #[serde(default)]
+    #[serde(default, serialize_with = "sparse::write_rows::<_, u64, _>", deserialize_with = "sparse::read_rows::<_, u64, _>")]
     pub columns: Vec<Vec<u64>>,
     /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others).
-    #[serde(default, with = "decimals2")]
+    #[serde(default, serialize_with = "sparse::write_rows::<_, Decimal, _>", deserialize_with = "sparse::read_rows::<_, Decimal, _>")]
     pub error_by: Vec<Vec<i128>>,
     /// Rows by bin of the target's fine histogram.
-    #[serde(default, with = "sparse")]
+    #[serde(default, serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]
     pub target: Vec<u64>,
     /// Error sums by series (`recorded`, or a rescored version).
     #[serde(default)]
@@ -189,7 +190,19 @@ pub mod decimal {
     }
 
     /// One number: parsed where it stands, without a text of its own.
-    pub(super) struct Decimal(pub(super) i128);
+    pub(super) struct Decimal(i128);
+
+    impl From<i128> for Decimal {
+        fn from(number: i128) -> Self {
+            Self(number)
+        }
+    }
+
+    impl From<Decimal> for i128 {
+        fn from(decimal: Decimal) -> Self {
+            decimal.0
+        }
+    }
 
     impl Serialize for Decimal {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -216,71 +229,81 @@ pub mod decimal {
     }
 }
 
-mod decimals2 {
-    use super::decimal::Decimal;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(rows: &[Vec<i128>], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(rows.iter().map(|row| Row(row)))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<i128>>, D::Error> {
-        let rows = Vec::<Vec<Decimal>>::deserialize(deserializer)?;
-        Ok(rows.into_iter().map(|row| row.into_iter().map(|decimal| decimal.0).collect()).collect())
-    }
-
-    struct Row<'a>(&'a [i128]);
-
-    impl Serialize for Row<'_> {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(self.0.iter().copied().map(Decimal))
-        }
-    }
-}
-
-/// Counts by bin without the empty bins, which are nearly all of a fine histogram's: how many bins there are, then each bin
-/// that is not empty.
+/// Counts without what is 0, which in a slice is nearly all: how many bins there are, then the cells that are not empty.
 mod sparse {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     /// Bins that a reader makes room for at most.
     const MOST: usize = 65_536;
 
-    #[derive(Serialize)]
-    struct Written<'a> {
-        bins: usize,
-        rows: Filled<'a>,
+    /// `bins` gives the shape, `cells` what is in it.
+    #[derive(Serialize, Deserialize)]
+    struct Sparse<B, C> {
+        bins: B,
+        cells: C,
     }
 
-    struct Filled<'a>(&'a [u64]);
+    /// An iterator, written as a list.
+    struct List<I>(I);
 
-    impl Serialize for Filled<'_> {
+    impl<I: Iterator<Item: Serialize> + Clone> Serialize for List<I> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let filled = || self.0.iter().enumerate().filter(|(_, count)| **count != 0);
-            serializer.collect_seq(filled())
+            serializer.collect_seq(self.0.clone())
         }
     }
 
-    #[derive(Deserialize)]
-    struct Read {
-        bins: usize,
-        rows: Vec<(usize, u64)>,
+    pub(super) fn write_row<S: Serializer>(counts: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+        let filled = counts.iter().enumerate().filter(|(_, count)| **count != 0);
+        Sparse { bins: counts.len(), cells: List(filled) }.serialize(serializer)
     }
 
-    pub(super) fn serialize<S: Serializer>(counts: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
-        Written { bins: counts.len(), rows: Filled(counts) }.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
-        let Read { bins, rows } = Read::deserialize(deserializer)?;
-        if bins > MOST {
-            return Err(D::Error::custom(format!("a histogram of {bins} bins; {MOST} are the most")));
-        }
-        let mut counts = vec![0; bins];
-        for (bin, count) in rows {
-            *counts.get_mut(bin).ok_or_else(|| D::Error::custom(format!("bin {bin} of a histogram of {bins}")))? = count;
+    pub(super) fn read_row<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+        let Sparse { bins, cells } = Sparse::<usize, Vec<(usize, u64)>>::deserialize(deserializer)?;
+        let mut counts = zeros(bins)?;
+        for (bin, count) in cells {
+            *cell(&mut counts, bin)? = count;
         }
         Ok(counts)
+    }
+
+    /// Writes a row a column, each number as a `W`.
+    pub(super) fn write_rows<T, W, S>(rows: &[Vec<T>], serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Copy + Default + PartialEq,
+        W: From<T> + Serialize,
+        S: Serializer,
+    {
+        let filled = rows.iter().enumerate().flat_map(|(column, row)| {
+            let filled = row.iter().enumerate().filter(|(_, number)| **number != T::default());
+            filled.map(move |(bin, number)| (column, bin, W::from(*number)))
+        });
+        Sparse { bins: List(rows.iter().map(Vec::len)), cells: List(filled) }.serialize(serializer)
+    }
+
+    pub(super) fn read_rows<'de, T, W, D>(deserializer: D) -> Result<Vec<Vec<T>>, D::Error>
+    where
+        T: Copy + Default,
+        W: Into<T> + Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let Sparse { bins, cells } = Sparse::<Vec<usize>, Vec<(usize, usize, W)>>::deserialize(deserializer)?;
+        let mut rows = bins.into_iter().map(zeros).collect::<Result<Vec<Vec<T>>, _>>()?;
+        for (column, bin, number) in cells {
+            *cell(cell(&mut rows, column)?, bin)? = number.into();
+        }
+        Ok(rows)
+    }
+
+    fn zeros<T: Clone + Default, E: Error>(bins: usize) -> Result<Vec<T>, E> {
+        if bins > MOST {
+            return Err(E::custom(format!("{bins} bins; {MOST} are the most")));
+        }
+        Ok(vec![T::default(); bins])
+    }
+
+    fn cell<T, E: Error>(cells: &mut [T], index: usize) -> Result<&mut T, E> {
+        let length = cells.len();
+        cells.get_mut(index).ok_or_else(|| E::custom(format!("cell {index} of {length}")))
     }
 }
 
@@ -295,29 +318,40 @@ mod tests {
     }
 
     #[test]
-    fn a_fine_histogram_is_as_large_as_its_filled_bins_and_comes_back_whole() {
+    fn a_slice_is_as_large_as_its_filled_cells_and_comes_back_whole() {
         let mut target = vec![0; 1_025];
         (target[0], target[500], target[1_024]) = (3, 1, 2);
-        let slice = Slice { target, error_by: vec![vec![i128::MIN, 0, -7], vec![], vec![i128::MAX]], ..Slice::default() };
+        let slice = Slice {
+            columns: vec![vec![0, 0, 6], vec![], vec![1, 0]],
+            error_by: vec![vec![i128::MIN, 0, -7], vec![], vec![i128::MAX]],
+            target,
+            ..Slice::default()
+        };
         let (text, back) = there_and_back(&slice);
         assert_eq!(back, slice);
-        assert!(text.contains(r#""target":{"bins":1025,"rows":[[0,3],[500,1],[1024,2]]}"#), "{text}");
-        for target in [vec![], vec![0, 0]] {
-            let slice = Slice { target, ..Slice::default() };
+        assert!(text.contains(r#""columns":{"bins":[3,0,2],"cells":[[0,2,6],[2,0,1]]}"#), "{text}");
+        assert!(
+            text.contains(r#""error_by":{"bins":[3,0,1],"cells":[[0,0,"-170141183460469231731687303715884105728"],[0,2,"-7"],"#),
+            "{text}"
+        );
+        assert!(text.contains(r#""target":{"bins":1025,"cells":[[0,3],[500,1],[1024,2]]}"#), "{text}");
+        for row in [vec![], vec![0, 0]] {
+            let slice = Slice { columns: vec![row.clone(); row.len()], target: row, ..Slice::default() };
             assert_eq!(there_and_back(&slice).1, slice, "empty, with its shape");
         }
     }
 
     #[test]
-    fn what_no_histogram_can_be_is_refused() {
-        let refused = |target: &str| {
-            let text = format!(r#"{{"start_ms":0,"rows":0,"target":{target}}}"#);
+    fn what_no_slice_can_be_is_refused() {
+        let refused = |what: &str| {
+            let text = format!(r#"{{"start_ms":0,"rows":0,{what}}}"#);
             serde_json::from_str::<Slice>(&text).unwrap_err().to_string()
         };
-        assert!(refused(r#"{"bins":2,"rows":[[2,1]]}"#).contains("bin 2 of a histogram of 2"));
-        assert!(refused(r#"{"bins":99999999999,"rows":[]}"#).contains("65536 are the most"));
-        refused(r#"{"bins":2,"rows":[[0,-1]]}"#);
-        let text = r#"{"start_ms":0,"rows":0,"error_by":[["1.5"]]}"#;
-        assert!(serde_json::from_str::<Slice>(text).is_err(), "no integer");
+        assert!(refused(r#""target":{"bins":2,"cells":[[2,1]]}"#).contains("cell 2 of 2"));
+        assert!(refused(r#""target":{"bins":99999999999,"cells":[]}"#).contains("65536 are the most"));
+        assert!(refused(r#""columns":{"bins":[1,99999999],"cells":[]}"#).contains("65536 are the most"));
+        assert!(refused(r#""columns":{"bins":[1],"cells":[[1,0,1]]}"#).contains("cell 1 of 1"));
+        assert!(refused(r#""error_by":{"bins":[1],"cells":[[0,0,"1.5"]]}"#).contains("invalid digit"));
+        refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);
     }
 }
