@@ -13,41 +13,67 @@ use std::process::ExitCode;
 
 use figures::{ALL, Figure};
 
+const USAGE: &str = "script/bench [NAME…] [--runs N] [--output text|json] [--list]
+
+  NAME…          figures to measure; all when none is named
+  --runs N       runs of each (default 5); their median is the figure
+  --output json  a list of name, value, unit, baseline, ratio, goal, holds
+  --list         the names, and what each measures";
+
+/// What the arguments ask for.
+struct Asked {
+    runs: usize,
+    json: bool,
+    /// Empty: all.
+    names: Vec<String>,
+}
+
+/// Reads the arguments; `Err` is what to say instead of measuring, and how to exit.
+fn read(arguments: impl Iterator<Item = String>) -> Result<Asked, (String, ExitCode)> {
+    let wrong = |said: String| (format!("{said}\n\n{USAGE}"), ExitCode::from(2));
+    let mut asked = Asked { runs: 5, json: false, names: Vec::new() };
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // Cargo's own word.
+            "--bench" => {}
+            "-h" | "--help" => return Err((USAGE.to_owned(), ExitCode::SUCCESS)),
+            "--list" => {
+                let lines: Vec<String> = ALL.iter().map(|(name, what, _)| format!("{name:<16} {what}")).collect();
+                return Err((lines.join("\n"), ExitCode::SUCCESS));
+            }
+            "--runs" => match arguments.next().and_then(|text| text.parse().ok()).filter(|runs| *runs > 0) {
+                Some(runs) => asked.runs = runs,
+                None => return Err(wrong("--runs takes a number above 0".to_owned())),
+            },
+            "--output" => match arguments.next().as_deref() {
+                Some("json") => asked.json = true,
+                Some("text") => asked.json = false,
+                _ => return Err(wrong("--output takes text or json".to_owned())),
+            },
+            name if ALL.iter().any(|(known, ..)| *known == name) => asked.names.push(argument),
+            _ if argument.starts_with('-') => return Err(wrong(format!("there is no flag {argument:?}"))),
+            _ => return Err(wrong(format!("there is no figure {argument:?}; --list names them"))),
+        }
+    }
+    Ok(asked)
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let json = arguments.windows(2).any(|pair| pair == ["--output", "json"]);
-    let value_of = |flag: &str| arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].clone());
-    let runs = match value_of("--runs").map_or(Ok(5), |text| text.parse::<usize>()) {
-        Ok(runs) if runs > 0 => runs,
-        _ => {
-            eprintln!("--runs takes a number above 0");
-            return ExitCode::from(2);
+    let Asked { runs, json, names } = match read(std::env::args().skip(1)) {
+        Ok(asked) => asked,
+        Err((said, code)) => {
+            if code == ExitCode::SUCCESS {
+                println!("{said}")
+            } else {
+                eprintln!("{said}")
+            }
+            return code;
         }
     };
-    if arguments.iter().any(|a| a == "--list") {
-        for (name, what, _) in ALL {
-            println!("{name:<16} {what}");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let mut wanted = Vec::new();
-    let mut skip = false;
-    for argument in &arguments {
-        if std::mem::take(&mut skip) {
-            continue;
-        }
-        if argument.starts_with("--") {
-            skip = true;
-        } else if ALL.iter().any(|(name, ..)| name == argument) {
-            wanted.push(argument.as_str());
-        } else {
-            eprintln!("no figure named {argument:?}; --list names them");
-            return ExitCode::from(2);
-        }
-    }
     let mut figures = Vec::new();
     for (name, what, measure) in ALL {
-        if wanted.is_empty() || wanted.contains(name) {
+        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
             eprintln!("{name}: {what} ({runs} runs)");
             let measured = measure(runs);
             if !json {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::decimal::Decimal;
 use crate::ticket::{Control, Mark};
 
 /// One record of `summaries`: what one partition knew at one mark.
@@ -47,13 +48,13 @@ pub struct Slice {
     #[serde(default)]
     pub repeats: u64,
     /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen.
-    #[serde(default)]
+    #[serde(default, serialize_with = "sparse::write_rows::<_, u64, _>", deserialize_with = "sparse::read_rows::<_, u64, _>")]
     pub columns: Vec<Vec<u64>>,
     /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others).
-    #[serde(default, with = "decimals2")]
+    #[serde(default, serialize_with = "sparse::write_rows::<_, Decimal, _>", deserialize_with = "sparse::read_rows::<_, Decimal, _>")]
     pub error_by: Vec<Vec<i128>>,
     /// Rows by bin of the target's fine histogram.
-    #[serde(default)]
+    #[serde(default, serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]
     pub target: Vec<u64>,
     /// Error sums by series (`recorded`, or a rescored version).
     #[serde(default)]
@@ -170,7 +171,8 @@ fn add_row<T: Copy + Default>(into: &mut Vec<T>, from: &[T], op: impl Fn(&mut T,
 
 /// i128 as a decimal text: JSON readers lose digits beyond 2^53.
 pub mod decimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
     /// Writes the decimal text.
     ///
     /// # Errors
@@ -178,22 +180,178 @@ pub mod decimal {
     pub fn serialize<S: Serializer>(number: &i128, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
+
     /// Reads the decimal text.
     ///
     /// # Errors
     /// When it is no integer.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
-        std::borrow::Cow::<str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        Decimal::deserialize(deserializer).map(|decimal| decimal.0)
+    }
+
+    /// One number: parsed where it stands, without a text of its own.
+    pub(super) struct Decimal(i128);
+
+    impl From<i128> for Decimal {
+        fn from(number: i128) -> Self {
+            Self(number)
+        }
+    }
+
+    impl From<Decimal> for i128 {
+        fn from(decimal: Decimal) -> Self {
+            decimal.0
+        }
+    }
+
+    impl Serialize for Decimal {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&self.0)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Decimal {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(Text)
+        }
+    }
+
+    struct Text;
+
+    impl de::Visitor<'_> for Text {
+        type Value = Decimal;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an integer as a text")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
+            text.parse().map(Decimal).map_err(E::custom)
+        }
     }
 }
 
-mod decimals2 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    pub(super) fn serialize<S: Serializer>(rows: &[Vec<i128>], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(rows.iter().map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>()))
+/// Counts without what is 0, which in a slice is nearly all: how many bins there are, then the cells that are not empty.
+mod sparse {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Bins that a reader makes room for at most.
+    const MOST: usize = 65_536;
+
+    /// `bins` gives the shape, `cells` what is in it.
+    #[derive(Serialize, Deserialize)]
+    struct Sparse<B, C> {
+        bins: B,
+        cells: C,
     }
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<i128>>, D::Error> {
-        let rows = Vec::<Vec<String>>::deserialize(deserializer)?;
-        rows.iter().map(|row| row.iter().map(|n| n.parse().map_err(D::Error::custom)).collect()).collect()
+
+    /// An iterator, written as a list.
+    struct List<I>(I);
+
+    impl<I: Iterator<Item: Serialize> + Clone> Serialize for List<I> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(self.0.clone())
+        }
+    }
+
+    pub(super) fn write_row<S: Serializer>(counts: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+        let filled = counts.iter().enumerate().filter(|(_, count)| **count != 0);
+        Sparse { bins: counts.len(), cells: List(filled) }.serialize(serializer)
+    }
+
+    pub(super) fn read_row<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+        let Sparse { bins, cells } = Sparse::<usize, Vec<(usize, u64)>>::deserialize(deserializer)?;
+        let mut counts = zeros(bins)?;
+        for (bin, count) in cells {
+            *cell(&mut counts, bin)? = count;
+        }
+        Ok(counts)
+    }
+
+    /// Writes a row a column, each number as a `W`.
+    pub(super) fn write_rows<T, W, S>(rows: &[Vec<T>], serializer: S) -> Result<S::Ok, S::Error>
+    where
+        T: Copy + Default + PartialEq,
+        W: From<T> + Serialize,
+        S: Serializer,
+    {
+        let filled = rows.iter().enumerate().flat_map(|(column, row)| {
+            let filled = row.iter().enumerate().filter(|(_, number)| **number != T::default());
+            filled.map(move |(bin, number)| (column, bin, W::from(*number)))
+        });
+        Sparse { bins: List(rows.iter().map(Vec::len)), cells: List(filled) }.serialize(serializer)
+    }
+
+    pub(super) fn read_rows<'de, T, W, D>(deserializer: D) -> Result<Vec<Vec<T>>, D::Error>
+    where
+        T: Copy + Default,
+        W: Into<T> + Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let Sparse { bins, cells } = Sparse::<Vec<usize>, Vec<(usize, usize, W)>>::deserialize(deserializer)?;
+        let mut rows = bins.into_iter().map(zeros).collect::<Result<Vec<Vec<T>>, _>>()?;
+        for (column, bin, number) in cells {
+            *cell(cell(&mut rows, column)?, bin)? = number.into();
+        }
+        Ok(rows)
+    }
+
+    fn zeros<T: Clone + Default, E: Error>(bins: usize) -> Result<Vec<T>, E> {
+        if bins > MOST {
+            return Err(E::custom(format!("{bins} bins; {MOST} are the most")));
+        }
+        Ok(vec![T::default(); bins])
+    }
+
+    fn cell<T, E: Error>(cells: &mut [T], index: usize) -> Result<&mut T, E> {
+        let length = cells.len();
+        cells.get_mut(index).ok_or_else(|| E::custom(format!("cell {index} of {length}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(slice: &Slice) -> (String, Slice) {
+        let text = serde_json::to_string(slice).unwrap();
+        let back = serde_json::from_str(&text).unwrap();
+        (text, back)
+    }
+
+    #[test]
+    fn a_slice_is_as_large_as_its_filled_cells_and_comes_back_whole() {
+        let mut target = vec![0; 1_025];
+        (target[0], target[500], target[1_024]) = (3, 1, 2);
+        let slice = Slice {
+            columns: vec![vec![0, 0, 6], vec![], vec![1, 0]],
+            error_by: vec![vec![i128::MIN, 0, -7], vec![], vec![i128::MAX]],
+            target,
+            ..Slice::default()
+        };
+        let (text, back) = there_and_back(&slice);
+        assert_eq!(back, slice);
+        assert!(text.contains(r#""columns":{"bins":[3,0,2],"cells":[[0,2,6],[2,0,1]]}"#), "{text}");
+        assert!(
+            text.contains(r#""error_by":{"bins":[3,0,1],"cells":[[0,0,"-170141183460469231731687303715884105728"],[0,2,"-7"],"#),
+            "{text}"
+        );
+        assert!(text.contains(r#""target":{"bins":1025,"cells":[[0,3],[500,1],[1024,2]]}"#), "{text}");
+        for row in [vec![], vec![0, 0]] {
+            let slice = Slice { columns: vec![row.clone(); row.len()], target: row, ..Slice::default() };
+            assert_eq!(there_and_back(&slice).1, slice, "empty, with its shape");
+        }
+    }
+
+    #[test]
+    fn what_no_slice_can_be_is_refused() {
+        let refused = |what: &str| {
+            let text = format!(r#"{{"start_ms":0,"rows":0,{what}}}"#);
+            serde_json::from_str::<Slice>(&text).unwrap_err().to_string()
+        };
+        assert!(refused(r#""target":{"bins":2,"cells":[[2,1]]}"#).contains("cell 2 of 2"));
+        assert!(refused(r#""target":{"bins":99999999999,"cells":[]}"#).contains("65536 are the most"));
+        assert!(refused(r#""columns":{"bins":[1,99999999],"cells":[]}"#).contains("65536 are the most"));
+        assert!(refused(r#""columns":{"bins":[1],"cells":[[1,0,1]]}"#).contains("cell 1 of 1"));
+        assert!(refused(r#""error_by":{"bins":[1],"cells":[[0,0,"1.5"]]}"#).contains("invalid digit"));
+        refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);
     }
 }

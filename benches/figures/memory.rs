@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tidemark::clock::{DAY_MS, HOUR_MS};
 use tidemark::features::Encoder;
-use tidemark::log::Log;
 use tidemark::status::Status;
 use tidemark::ticket::Mark;
 use tidemark::topics::Topics;
@@ -81,7 +80,6 @@ fn write_flights(to: &mut impl Write, count: usize, from_ms: i64, to_ms: i64) {
 
 pub(crate) fn memory(runs: usize) -> Vec<Figure> {
     let bench = Bench::start();
-    let log = bench.log();
     let path = bench.folder.path().join("two-million.ndjson.zst");
     let mut file = zstd::Encoder::new(std::fs::File::create(&path).expect("the folder takes a file"), 1).expect("zstd");
     for week in 0..2 {
@@ -96,9 +94,7 @@ pub(crate) fn memory(runs: usize) -> Vec<Figure> {
         bench.create_baseline(&prefix);
         // Paced a little below full speed would hide nothing: the process reads, writes and judges as fast as it can.
         let tidemark = bench.run(&prefix, &prefix, "tail,watch,judge", &["--replay", file]);
-        drop(bench.positions(&prefix));
-        let topics = Topics::new(&prefix);
-        let mut statuses = log.follow(&topics.status, &[0]).expect("the topic is there");
+        let mut statuses = bench.follow(&Topics::new(&prefix).status);
         let mut peaks = [0.0_f64; 2];
         support::wait_until("two million tickets are judged", Duration::from_secs(600), || {
             let resident = tidemark.memory_mb("VmRSS");

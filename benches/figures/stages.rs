@@ -92,7 +92,7 @@ pub(crate) fn watch_judge(runs: usize) -> Vec<Figure> {
         let topics = Topics::new(&prefix);
         bench.create_baseline(&prefix);
         let tail = bench.run(&prefix, &prefix, "tail", &["--replay", "data/flights-demo.ndjson.zst"]);
-        let mut positions = bench.positions(&prefix);
+        let mut positions = bench.follow(&Topics::new(&prefix).positions);
         let mut last = None;
         while let Some(record) = positions.poll(Duration::from_secs(3)).expect("the broker is up").pop() {
             last = record.value;

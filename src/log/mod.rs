@@ -9,7 +9,9 @@
 //!   are sent, so a transaction that was torn by a late EndTxn can repeat its effects but never lose them.
 //! - After every error of `transact` the producer is spent: make a new one, then read back what became visible.
 //! - Records are *accepted* when `transact` is called and *durable* when it returns `Ok`. Nothing in between is promised.
-//! - No transaction is open while [`Member::poll`] runs, so a revoke never meets one.
+//! - A [`Committer`] has one transaction under way while [`Member::poll`] runs. When a revoke meets it, either its offsets
+//!   are in time, and [`Member::committed`] of the next owner waits for its end; or they are of a generation that is over, and
+//!   nothing of it becomes visible.
 
 mod committer;
 pub mod kafka;

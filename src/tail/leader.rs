@@ -176,7 +176,7 @@ struct Stage<'c> {
 }
 
 impl Stage<'_> {
-    /// Hears what the group says. Never with a transaction open.
+    /// Hears what the group says.
     fn glance(&mut self, timeout: Duration) -> Result<(), TailError> {
         match self.member.poll(timeout) {
             Ok(Polled::Assigned(partitions)) => self.ours = self.ours || partitions.contains(&0),
@@ -276,7 +276,8 @@ impl Stage<'_> {
         if !core.is_catching_up() {
             self.commit(producer.as_mut(), &mut core)?;
         }
-        let mut committer = Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
+        let mut committer =
+            Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
         tracing::info!(partitions = core.position().partitions(), "tail leads");
         let mut submitted = Instant::now();

@@ -3,6 +3,20 @@
 //! A watcher's memory is a pure function of its partitions from a restore offset to the committed offset, which every
 //! commit's metadata names. So a new owner reads that stretch in silence and goes on; after any failed transaction the old
 //! one does the same. [`partition`] decides, this shell polls, commits, and fetches what a decision needs.
+//!
+//! While one transaction is committed, the next is filled: memory is then ahead of the log by two transactions at most. What
+//! makes that safe:
+//! - Outputs and the offsets of their input are one transaction, as ever; only one is under way, so they end in order. A
+//!   transaction is sealed, offsets, metadata and proof of membership with it, after the outcome of the one before is known.
+//! - After any failure everything since the last committed offset is dropped, the filling too, and restored from the log.
+//! - A revoke drops the partitions and with them the filling. What is under way then is let be: either its offsets reach
+//!   the group within the old generation, and the next owner, who asks for stable offsets only, waits for its end; or they
+//!   come too late, are refused, and nothing of it becomes visible.
+//! - A partition is restored from its committed offset only when no transaction of ours is under way: else both offset and
+//!   outputs could be looked for before it ends, and be there after.
+//! - What bounds a successor's reading of outputs is renewed only when nothing is under way or filled: see [`Watch::ends`].
+//! - Polling goes on meanwhile, so the group sees a sign of life. It pauses only while both transactions are full, for as long
+//!   as one takes.
 
 mod baselines;
 mod outputs;
@@ -15,13 +29,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::outputs::{Batch, Output};
-use self::partition::{Known, Need, Partition, Plan};
+use self::partition::{Known, Need, Partition, Plan, Tally};
 use self::place::Bound;
 use self::restore::{Job, RestoreError};
 use self::restorer::Restorer;
 use crate::clock::{DAY_MS, now_ms};
 use crate::features::{Encoder, EncoderError};
-use crate::log::{Delivered, LogError, Member, OffsetCommit, Polled, Producer, Reader, Record, TransactError, Transaction};
+use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Reader, TransactError, Transaction};
 use crate::metrics::{self, Outcome};
 use crate::model::shelf::Shelf;
 use crate::stage::{Context, State};
@@ -31,6 +45,10 @@ use crate::window::Shape;
 const POLL: Duration = Duration::from_millis(100);
 /// The same while partitions are being restored.
 const POLL_RESTORING: Duration = Duration::from_millis(5);
+/// How long it is waited at once for the transaction under way while the next is filled, and for records while one is under way.
+const FILL: Duration = Duration::from_millis(1);
+/// Records in one transaction at most, however well it goes.
+const MOST_RECORDS: usize = 8_192;
 /// Wait after an error of the log that may pass.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often ends of topics are asked for: they bound what a successor reads back, and tell the lag.
@@ -91,13 +109,31 @@ pub fn run(context: &Context) -> Result<(), WatchError> {
 
 const PART: &str = "watch";
 
+/// The next transaction, while it is filled.
+#[derive(Default)]
+struct Filling {
+    batch: Batch,
+    /// Partitions of the records taken.
+    moved: BTreeSet<u32>,
+    /// How many were taken.
+    taken: usize,
+}
+
+/// What is known of a transaction beside its records.
+struct Sealed {
+    tallies: Vec<(u32, Tally)>,
+    taken: usize,
+}
+
 struct Watch<'c> {
     context: &'c Context,
     plan: Plan,
     transactional_id: String,
     group: String,
     known: Known,
-    producer: Option<Box<dyn Producer>>,
+    /// Dropped before the member: what is under way ends before its seat is given up.
+    committer: Option<Committer<Sealed>>,
+    filling: Filling,
     member: Option<Box<dyn Member>>,
     reader: Option<Box<dyn Reader>>,
     assigned: BTreeSet<u32>,
@@ -108,8 +144,10 @@ struct Watch<'c> {
     /// Partitions that wait for a baseline.
     starved: BTreeMap<u32, u64>,
     restorer: Restorer,
-    /// Records in one transaction at most: halved when one is too large.
+    /// Records in one transaction at most: halved when one is too large, doubled after each that is not.
     limit: usize,
+    /// Whether partitions were revoked since the transaction under way was sealed.
+    revoked: bool,
     fences: VecDeque<Instant>,
     not_before: Option<Instant>,
     ends_at: Option<Instant>,
@@ -131,7 +169,8 @@ impl<'c> Watch<'c> {
             transactional_id: format!("{prefix}.watch.{}", context.instance()),
             group: format!("{prefix}.watch"),
             known: Known::new(),
-            producer: None,
+            committer: None,
+            filling: Filling::default(),
             member: None,
             reader: None,
             assigned: BTreeSet::new(),
@@ -139,7 +178,8 @@ impl<'c> Watch<'c> {
             partitions: BTreeMap::new(),
             starved: BTreeMap::new(),
             restorer,
-            limit: usize::MAX,
+            limit: MOST_RECORDS,
+            revoked: false,
             fences: VecDeque::new(),
             not_before: None,
             ends_at: None,
@@ -164,32 +204,37 @@ impl<'c> Watch<'c> {
             self.not_before = None;
             return Ok(());
         }
-        if self.producer.is_none() {
+        if self.committer.is_none() {
             // Before anything is read back: this aborts what our last producer left hanging.
-            self.producer = Some(self.context.log.producer(&self.transactional_id)?);
+            let producer = self.context.log.producer(&self.transactional_id)?;
+            let committer = Committer::new("watch-commit", producer);
+            self.committer = Some(committer.map_err(|error| Trouble::Passing(format!("starting a thread: {error}")))?);
         }
         if self.member.is_none() {
             self.member = Some(self.context.log.member(&self.group, &self.plan.topics.tickets)?);
         }
         // Polling comes first: whatever fails below, a revoke is heard.
-        let is_waiting = !self.wanting.is_empty() || self.restorer.is_busy() || !self.starved.is_empty();
+        let patience = self.patience();
         let member = self.member.as_mut().expect("just joined");
-        match member.poll(if is_waiting { POLL_RESTORING } else { POLL })? {
+        match member.poll(patience)? {
             Polled::Assigned(partitions) => {
                 self.assigned.extend(&partitions);
                 self.wanting.extend(&partitions);
                 self.say();
             }
             Polled::Revoked(partitions) => {
+                self.revoked = true;
+                for partition in &partitions {
+                    self.assigned.remove(partition);
+                }
                 for partition in partitions {
-                    self.assigned.remove(&partition);
                     self.drop_partition(partition);
                     metrics::watch_gave_up(partition);
                 }
                 self.say();
             }
             Polled::Records(records) => self.take(records)?,
-            Polled::Idle => {
+            Polled::Idle if self.is_settled() => {
                 if self.wanting.is_empty() && !self.restorer.is_busy() {
                     self.trouble = None;
                 }
@@ -199,22 +244,60 @@ impl<'c> Watch<'c> {
                     metrics::watch_lags_seconds(*partition, 0.0);
                 }
             }
+            Polled::Idle => {}
         }
+        self.settle(if self.filling.taken > 0 { FILL } else { Duration::ZERO })?;
+        self.submit()?;
         self.request_restores()?;
         self.take_restored()?;
         self.feed()?;
-        self.look_at_ends();
-        Ok(())
+        self.look_at_ends()
+    }
+
+    /// How long a poll may wait for records.
+    fn patience(&self) -> Duration {
+        let is_waiting = !self.wanting.is_empty() || self.restorer.is_busy() || !self.starved.is_empty();
+        if self.filling.taken > 0 {
+            Duration::ZERO
+        } else if !self.is_settled() {
+            FILL
+        } else if is_waiting {
+            POLL_RESTORING
+        } else {
+            POLL
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.committer.as_ref().is_some_and(Committer::is_busy)
+    }
+
+    /// Whether all that was taken is committed.
+    fn is_settled(&self) -> bool {
+        self.filling.taken == 0 && !self.is_busy()
     }
 
     fn drop_partition(&mut self, partition: u32) {
         self.partitions.remove(&partition);
+        if self.filling.moved.contains(&partition) {
+            // Its outputs stand among the others': all of them are given up, and restored.
+            for other in std::mem::take(&mut self.filling).moved {
+                self.partitions.remove(&other);
+                self.starved.remove(&other);
+                if self.assigned.contains(&other) {
+                    self.wanting.insert(other);
+                }
+            }
+        }
         self.wanting.remove(&partition);
         self.starved.remove(&partition);
         self.restorer.cancel(partition);
     }
 
     fn request_restores(&mut self) -> Result<(), Trouble> {
+        if self.is_busy() {
+            return Ok(());
+        }
         while let Some(partition) = self.wanting.first().copied() {
             let member = self.member.as_mut().expect("a partition is assigned by a member");
             let committed = member.committed(partition)?;
@@ -276,10 +359,7 @@ impl<'c> Watch<'c> {
     }
 
     fn take(&mut self, records: Vec<Delivered>) -> Result<(), Trouble> {
-        let mut batch = Batch::default();
-        let mut moved = BTreeSet::new();
         let mut needs: BTreeMap<u32, Need> = BTreeMap::new();
-        let mut taken = 0;
         for record in records {
             let number = record.partition;
             if needs.contains_key(&number) || self.starved.contains_key(&number) {
@@ -288,22 +368,24 @@ impl<'c> Watch<'c> {
             let Some(partition) = self.partitions.get_mut(&number).filter(|partition| record.offset >= partition.place.offset) else {
                 continue;
             };
-            match partition.step(&self.plan, &record, &self.known, Some(&mut batch)) {
+            match partition.step(&self.plan, &record, &self.known, Some(&mut self.filling.batch)) {
                 Ok(()) => {
-                    moved.insert(number);
-                    taken += 1;
+                    self.filling.moved.insert(number);
+                    self.filling.taken += 1;
                 }
                 Err(need) => {
                     needs.insert(number, need);
                 }
             }
-            if taken >= self.limit {
-                self.commit(std::mem::take(&mut batch.records), &std::mem::take(&mut moved), taken)?;
-                taken = 0;
+            if self.filling.taken >= self.limit {
+                self.settle(Duration::MAX)?;
+                self.submit()?;
             }
         }
-        if taken > 0 {
-            self.commit(batch.records, &moved, taken)?;
+        if !needs.is_empty() {
+            // A partition that is read anew goes on from what is sealed, and leaves nothing in the filling.
+            self.settle(Duration::MAX)?;
+            self.submit()?;
         }
         let mut result = Ok(());
         for (partition, need) in needs {
@@ -317,30 +399,45 @@ impl<'c> Watch<'c> {
         result
     }
 
-    /// Commits outputs and offsets together.
-    fn commit(&mut self, records: Vec<Record>, moved: &BTreeSet<u32>, taken: usize) -> Result<(), Trouble> {
-        let commits = moved.iter().map(|number| {
-            let partition = &self.partitions[number];
-            let metadata = partition.metadata(&self.plan).to_text().unwrap_or_default();
-            OffsetCommit { partition: *number, offset: partition.place.offset, metadata }
-        });
-        let commits: Vec<OffsetCommit> = commits.collect();
+    /// Hands over what was filled, outputs and offsets together, unless a transaction is under way.
+    fn submit(&mut self) -> Result<(), Trouble> {
+        if self.filling.taken == 0 || self.is_busy() {
+            return Ok(());
+        }
         let member = self.member.as_ref().expect("records were delivered to a member");
         let Some(membership) = member.membership() else { return Err(Trouble::Lost("the group no longer knows us".to_owned())) };
-        let producer = self.producer.as_mut().expect("made before anything is polled");
-        let begun = Instant::now();
-        let result = producer.transact(Transaction { records, last: Vec::new(), offsets: Some((membership, commits)) });
+        let Filling { batch, moved, taken } = std::mem::take(&mut self.filling);
+        let (mut commits, mut tallies) = (Vec::new(), Vec::new());
+        for number in moved {
+            let partition = self.partitions.get_mut(&number).expect("who drops a partition drops the filling");
+            let metadata = partition.metadata(&self.plan).to_text().unwrap_or_default();
+            commits.push(OffsetCommit { partition: number, offset: partition.place.offset, metadata });
+            tallies.push((number, std::mem::take(&mut partition.tally)));
+        }
+        let transaction = Transaction { records: batch.records, last: Vec::new(), offsets: Some((membership, commits)) };
+        self.revoked = false;
+        self.committer.as_mut().expect("made before anything is polled").submit(transaction, Sealed { tallies, taken });
+        Ok(())
+    }
+
+    /// Waits at most so long for the transaction under way, and acts on what became of it.
+    fn settle(&mut self, time: Duration) -> Result<(), Trouble> {
+        let Some(Done { note: Sealed { tallies, taken }, result, took }) = self.committer.as_mut().and_then(|it| it.wait(time)) else {
+            return Ok(());
+        };
         let outcome = match &result {
             Ok(()) => Outcome::Committed,
             Err(TransactError::Fenced { .. }) => Outcome::Fenced,
             Err(TransactError::Unknown { .. }) => Outcome::Unknown,
             Err(TransactError::Aborted { .. } | TransactError::TooLarge { .. }) => Outcome::Aborted,
         };
-        metrics::watch_transacted(outcome, begun.elapsed());
+        metrics::watch_transacted(outcome, took);
         match result {
             Ok(()) => {
-                self.limit = self.limit.saturating_mul(2);
-                self.count(moved);
+                self.limit = self.limit.saturating_mul(2).min(MOST_RECORDS);
+                for (number, tally) in tallies {
+                    count(number, tally);
+                }
                 self.bound_rows();
                 Ok(())
             }
@@ -349,24 +446,10 @@ impl<'c> Watch<'c> {
                 self.limit = taken.div_ceil(2);
                 Err(Trouble::Lost("a record is too large: trying fewer at once".to_owned()))
             }
+            // The generation in which it was sealed is over: nobody has our name.
+            Err(error @ TransactError::Fenced { .. }) if self.revoked => Err(Trouble::Lost(error.to_string())),
             Err(TransactError::Fenced { .. }) => Err(Trouble::Fenced),
             Err(error @ (TransactError::Aborted { .. } | TransactError::Unknown { .. })) => Err(Trouble::Lost(error.to_string())),
-        }
-    }
-
-    fn count(&mut self, moved: &BTreeSet<u32>) {
-        for number in moved {
-            let partition = self.partitions.get_mut(number).expect("it was just committed");
-            let tally = std::mem::take(&mut partition.tally);
-            metrics::tickets_watched(tally.tickets - tally.repeats, tally.late + tally.outside, tally.repeats);
-            metrics::strangers_skipped(tally.strangers);
-            for kind in tally.breaks {
-                tracing::warn!(partition = number, kind, "a record of tickets does not follow its predecessor");
-                metrics::chain_broke(kind);
-            }
-            if let Some(seconds) = tally.committed_s {
-                metrics::watch_lags_seconds(*number, (now_ms() as f64 / 1000.0 - f64::from(seconds)).max(0.0));
-            }
         }
     }
 
@@ -408,9 +491,13 @@ impl<'c> Watch<'c> {
     }
 
     /// Asks now and then where the topics end.
-    fn look_at_ends(&mut self) {
+    fn look_at_ends(&mut self) -> Result<(), Trouble> {
         if self.ends_at.is_some_and(|at| at.elapsed() < ENDS) {
-            return;
+            return Ok(());
+        }
+        for _ in 0..2 {
+            self.settle(Duration::MAX)?;
+            self.submit()?;
         }
         self.ends_at = Some(Instant::now());
         if let Err(error) = self.ends() {
@@ -421,8 +508,10 @@ impl<'c> Watch<'c> {
             .values()
             .fold((0, 0), |(rows, bytes), partition| (rows + partition.window.rows() as u64, bytes + partition.window.bytes() as u64));
         metrics::window_holds(rows, bytes);
+        Ok(())
     }
 
+    /// Renews what bounds a successor's reading. All that was taken is committed: an output stands before the end or is still to come.
     fn ends(&mut self) -> Result<(), LogError> {
         if self.reader.is_none() {
             self.reader = Some(self.context.log.reader()?);
@@ -490,7 +579,8 @@ impl<'c> Watch<'c> {
 
     /// Forgets all that may be ahead of the log: a new producer, and every partition from what is committed.
     fn start_over(&mut self) {
-        self.producer = None;
+        self.committer = None;
+        self.filling = Filling::default();
         self.partitions.clear();
         self.starved.clear();
         for partition in &self.assigned {
@@ -515,6 +605,18 @@ impl<'c> Watch<'c> {
             State::Waiting("joining the group".to_owned())
         };
         self.context.health.set(PART, state);
+    }
+}
+
+fn count(number: u32, tally: Tally) {
+    metrics::tickets_watched(tally.tickets - tally.repeats, tally.late + tally.outside, tally.repeats);
+    metrics::strangers_skipped(tally.strangers);
+    for kind in tally.breaks {
+        tracing::warn!(partition = number, kind, "a record of tickets does not follow its predecessor");
+        metrics::chain_broke(kind);
+    }
+    if let Some(seconds) = tally.committed_s {
+        metrics::watch_lags_seconds(number, (now_ms() as f64 / 1000.0 - f64::from(seconds)).max(0.0));
     }
 }
 

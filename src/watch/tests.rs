@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::HOUR_MS;
 use crate::config::Config;
 use crate::log::memory::{Fault, Limits, MemoryLog};
-use crate::log::{Log, Reader, TopicSettings};
+use crate::log::{Follower, Log, Producer, Reader, Record, TopicSettings};
 use crate::spec::Spec;
 use crate::stage::{Health, Stop};
 use crate::summary::{Slice, Summary};
@@ -164,7 +164,8 @@ impl World {
                     at_work.is_some_and(|partition| partition.place.chain.as_ref().is_some_and(|mine| mine.seq == chain.seq))
                 })
             };
-            if self.chains.iter().zip(0..).all(is_through) {
+            let is_committed = watches.iter().all(|watch| watch.is_settled());
+            if is_committed && self.chains.iter().zip(0..).all(is_through) {
                 return;
             }
         }
@@ -219,6 +220,92 @@ impl World {
 }
 
 use crate::log::Committed;
+
+/// A log whose transactions of one id wait at a gate, which lets none pass that has more than so many records.
+#[derive(Clone)]
+struct Gated {
+    log: MemoryLog,
+    id: &'static str,
+    most: usize,
+    gate: Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+}
+
+impl Gated {
+    fn shut(world: &World, id: &'static str) -> (Self, Context) {
+        Self::narrow(world, id, usize::MAX)
+    }
+
+    fn narrow(world: &World, id: &'static str, most: usize) -> (Self, Context) {
+        let gated = Self { log: world.log.clone(), id, most, gate: Arc::default() };
+        let context = Context { log: Arc::new(gated.clone()), ..world.context.clone() };
+        (gated, context)
+    }
+
+    fn open(&self) {
+        *self.gate.0.lock().unwrap() = true;
+        self.gate.1.notify_all();
+    }
+}
+
+impl Log for Gated {
+    fn create_topics(&self, topics: &[TopicSettings]) -> Result<(), LogError> {
+        self.log.create_topics(topics)
+    }
+    fn partitions(&self, topic: &str) -> Result<u32, LogError> {
+        self.log.partitions(topic)
+    }
+    fn producer(&self, id: &str) -> Result<Box<dyn Producer>, LogError> {
+        let producer = self.log.producer(id)?;
+        Ok(if id == self.id { Box::new(GatedProducer(producer, self.clone())) } else { producer })
+    }
+    fn member(&self, group: &str, topic: &str) -> Result<Box<dyn Member>, LogError> {
+        self.log.member(group, topic)
+    }
+    fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
+        self.log.reader()
+    }
+    fn follow(&self, topic: &str, from: &[i64]) -> Result<Box<dyn Follower>, LogError> {
+        self.log.follow(topic, from)
+    }
+}
+
+struct GatedProducer(Box<dyn Producer>, Gated);
+
+impl Producer for GatedProducer {
+    fn transact(&mut self, transaction: Transaction) -> Result<(), TransactError> {
+        let (open, changed) = &*self.1.gate;
+        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        if transaction.records.len() > self.1.most {
+            return Err(TransactError::TooLarge { topic: "gate".to_owned(), bytes: transaction.records.len() });
+        }
+        self.0.transact(transaction)
+    }
+}
+
+/// Lets a watcher work until `so` holds.
+fn work(watch: &mut Watch<'_>, so: impl Fn(&Watch<'_>) -> bool) {
+    for _ in 0..20_000 {
+        if so(watch) {
+            return;
+        }
+        if let Err(trouble) = watch.turn() {
+            watch.survive(trouble).unwrap();
+        }
+    }
+    panic!("it never came to that: {:?}", watch.context.health.all());
+}
+
+/// Lets a watcher work until one transaction waits at the gate and the next holds something; none of it is visible then.
+fn fill_both(world: &mut World, watch: &mut Watch<'_>, first: &[Event], second: &[Event]) {
+    // Beyond what the first look at the ends settles.
+    work(watch, |watch| watch.ends_at.is_some() && watch.partitions.len() == world.chains.len());
+    world.feed_all(first);
+    work(watch, |watch| watch.is_busy());
+    world.feed_all(second);
+    work(watch, |watch| watch.filling.taken > 0);
+    assert!(watch.is_busy(), "the first is still under way");
+    assert!(world.written().iter().all(Vec::is_empty), "nothing is committed");
+}
 
 fn all(reader: &mut dyn Reader, topic: &str, partition: u32) -> Vec<Delivered> {
     let bounds = reader.bounds(topic, partition).unwrap();
@@ -408,6 +495,110 @@ fn no_fault_of_a_transaction_repeats_or_loses_an_output() {
         }
         assert_eq!(world.written(), expected, "{fault:?}");
     }
+}
+
+#[test]
+fn the_next_transaction_is_filled_while_one_is_committed() {
+    let story = story();
+    let expected = told(2, &story).written();
+    let mut world = World::new(2);
+    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let mut watch = Watch::new(&context).unwrap();
+    fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+    gate.open();
+    world.feed_all(&story[200..]);
+    world.catch_up(&mut watch);
+    drop(watch);
+    assert_eq!(world.written(), expected);
+}
+
+#[test]
+fn a_failure_drops_what_was_filled_meanwhile() {
+    let story = story();
+    let expected = told(2, &story).written();
+    for fault in [Fault::Abort, Fault::UnknownVisible, Fault::UnknownLost, Fault::Torn { visible: 20 }, Fault::Hang, Fault::Fence] {
+        let mut world = World::new(2);
+        let (gate, context) = Gated::shut(&world, "t.watch.a");
+        let mut watch = Watch::new(&context).unwrap();
+        fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+        world.log.inject("t.watch.a", 0, fault);
+        gate.open();
+        world.feed_all(&story[200..]);
+        world.catch_up(&mut watch);
+        drop(watch);
+        assert_eq!(world.written(), expected, "{fault:?}");
+    }
+}
+
+#[test]
+fn partitions_that_are_revoked_while_a_transaction_is_under_way_are_the_next_owners_alone() {
+    let story = story();
+    let expected = told(3, &story).written();
+    let mut world = World::new(3);
+    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let mut one = Watch::new(&context).unwrap();
+    fill_both(&mut world, &mut one, &story[..100], &story[100..200]);
+    let mut other = world.context.clone();
+    other.config = Arc::new(Config { instance: "b".to_owned(), ..(*world.context.config).clone() });
+    let mut two = Watch::new(&other).unwrap();
+    for _ in 0..20_000 {
+        if !two.partitions.is_empty() {
+            break;
+        }
+        one.turn().ok().expect("nothing fails while the gate is shut");
+        two.turn().ok().expect("nothing fails while the gate is shut");
+    }
+    assert!(one.is_busy() && one.filling.taken == 0, "what was filled went with the partitions");
+    assert!(one.partitions.is_empty() && !one.restorer.is_busy(), "it restores nothing before the outcome is known");
+    work(&mut two, |two| two.is_settled() && !two.partitions.is_empty());
+    gate.open();
+    world.feed_all(&story[200..]);
+    world.catch_up_together(&mut [&mut one, &mut two]);
+    assert!(one.fences.is_empty(), "a generation that is over is no twin");
+    drop((one, two));
+    assert_eq!(world.written(), expected);
+}
+
+#[test]
+fn a_partition_is_restored_after_the_outcome_of_what_is_under_way() {
+    let story = story();
+    let expected = told(2, &story).written();
+    let mut world = World::new(2);
+    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let mut watch = Watch::new(&context).unwrap();
+    fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+    watch.drop_partition(0);
+    watch.wanting.insert(0);
+    assert_eq!(watch.filling.taken, 0);
+    for _ in 0..50 {
+        watch.turn().ok().expect("nothing fails while the gate is shut");
+    }
+    assert!(!watch.partitions.contains_key(&0) && !watch.restorer.is_busy());
+    gate.open();
+    world.feed_all(&story[200..]);
+    world.catch_up(&mut watch);
+    drop(watch);
+    assert_eq!(world.written(), expected);
+}
+
+#[test]
+fn a_transaction_that_is_too_large_is_halved_until_it_fits() {
+    let story = story();
+    let expected = told(1, &story).written();
+    let mut world = World::new(1);
+    let (gate, context) = Gated::narrow(&world, "t.watch.a", 16);
+    gate.open();
+    world.feed_all(&story);
+    let mut watch = Watch::new(&context).unwrap();
+    world.catch_up(&mut watch);
+    assert!(watch.limit >= 8, "after each that fits twice as many are tried: {}", watch.limit);
+    drop(watch);
+    assert_eq!(world.written(), expected);
+    let mut world = World::new(1);
+    let (gate, context) = Gated::narrow(&world, "t.watch.a", 0);
+    gate.open();
+    world.feed(&Event::Ticket(ticket(&spec(), 1, T0)));
+    assert!(matches!(run(&context), Err(WatchError::TooLarge { .. })), "one record that does not fit is said");
 }
 
 #[test]

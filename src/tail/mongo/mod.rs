@@ -47,6 +47,12 @@ const HISTORY_AWAIT: Duration = Duration::from_millis(50);
 /// The same otherwise, which is what the server does by itself.
 const AWAIT: Duration = Duration::from_secs(1);
 
+/// Returns the stages after `$changeStream`, which the server runs: what may have completed, and nothing but the spec's fields.
+#[must_use]
+pub fn stages(spec: &Spec) -> Vec<Document> {
+    pipeline::stages(spec, &Normaliser::new(spec).paths())
+}
+
 /// The source.
 pub struct MongoSource {
     uri: SecretString,
