@@ -3,7 +3,7 @@
 pub mod builder;
 pub mod document;
 pub(crate) mod learned;
-mod noise;
+pub(crate) mod noise;
 pub mod quantile;
 
 use std::collections::BTreeMap;

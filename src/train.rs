@@ -12,3 +12,4 @@ pub mod candidate;
 pub mod compare;
 pub mod trial;
 pub mod publication;
+pub mod successor;

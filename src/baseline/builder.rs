@@ -27,7 +27,7 @@ const SAMPLE: usize = 1_000;
 /// Largest baseline as JSON: it must fit a Kafka record of the default size with room for its headers.
 pub const MAX_BYTES: usize = 1_000_000;
 /// c of ln(|error| + c) as a share of the MAE.
-const LOG_OFFSET: f64 = 0.01;
+pub(crate) const LOG_OFFSET: f64 = 0.01;
 /// Codes of a text field.
 pub(crate) const CODES: usize = 256;
 
@@ -179,8 +179,15 @@ impl Builder {
         if !self.covers(ticket.completed_at_ms) {
             return;
         }
-        self.encoder.encode(&ticket.fields, &mut self.row);
-        for (counts, code) in self.others.iter_mut().zip(&self.row.codes) {
+        let mut row = std::mem::take(&mut self.row);
+        self.encoder.encode(&ticket.fields, &mut row);
+        self.push_other_row(&row);
+        self.row = row;
+    }
+
+    /// Takes the row of such a ticket of the interval.
+    pub(crate) fn push_other_row(&mut self, row: &Row) {
+        for (counts, code) in self.others.iter_mut().zip(&row.codes) {
             counts[usize::from(*code)] += 1;
         }
         self.other_rows += 1;
