@@ -13,3 +13,8 @@ pub mod compare;
 pub mod trial;
 pub mod publication;
 pub mod successor;
+
+pub mod anomaly;
+
+pub mod diagnosis;
+pub mod plots;

@@ -3,6 +3,7 @@
 //! The order lets a command that was cut off be given again: candidates first, under a key that follows from the rows; then the
 //! baseline that names the version; Production last. The documents for people follow.
 
+mod anomaly;
 mod report;
 mod rows;
 mod settle;
@@ -19,6 +20,7 @@ use crate::model::shelf::ModelRef;
 use crate::registry::{Registry, RegistryError};
 use crate::spec::Spec;
 use crate::topics::Topics;
+use crate::train::diagnosis;
 use crate::train::trial::{Cause, Known, Request, TrialError, trial};
 
 use super::exit::{Exit, Failure};
@@ -173,6 +175,13 @@ fn train(around: &Surroundings, production: &InProduction, rows: &Rows, progress
         }
     };
     let settled = settle::duration(around, production, rows, &request, &tried, &mut report, progress)?;
+    if !settled.valid
+        && let Some(first) = tried.tried.first()
+    {
+        report.advice.extend(diagnosis::duration(&rows.frame, spec, &tried, first));
+    }
+    report.models.push(settled);
+    let settled = anomaly::settle(around, rows, &request, &tried, &mut report, progress)?;
     report.models.push(settled);
     report.end();
     if !around.dry_run {

@@ -211,28 +211,53 @@ impl ModelReport {
         let head = out.tone(tone, &format!("{}: {}{version}", plain(&self.model), self.outcome));
         out.line(head)?;
         out.line(format!("  {}", plain(&self.reason)))?;
-        let figure = |value: &Value, digits: usize| value.as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"));
+        if self.candidates.iter().any(|candidate| candidate["candidate"] == "anomaly") { self.anomaly(out) } else { self.duration(out) }
+    }
+
+    fn version_of(&self, candidate: usize) -> String {
+        self.versions.get(candidate).map_or_else(|| "-".to_owned(), ToString::to_string)
+    }
+
+    fn duration(&self, out: &mut Out) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = (self.candidates.iter().enumerate())
             .map(|(at, candidate)| {
                 let metrics = &candidate["metrics"];
-                let share = metrics["mae_share"].as_f64().map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
                 vec![
                     candidate["candidate"].as_str().unwrap_or("-").to_owned(),
-                    self.versions.get(at).map_or_else(|| "-".to_owned(), ToString::to_string),
+                    self.version_of(at),
                     candidate["training"]["rows"].to_string(),
                     metrics["rows"].to_string(),
                     figure(&metrics["mae"], 0),
-                    share,
+                    percent(&metrics["mae_share"]),
                     figure(&metrics["rmse"], 0),
                     figure(&metrics["r2"], 3),
-                    figure(&candidate["comparison"]["production_mae"], 0),
-                    figure(&candidate["interval"]["coverage"], 3),
+                    candidate["comparison"]["production_mae"].as_f64().map_or_else(|| "-".to_owned(), |mae| format!("{mae:.0}")),
+                    percent(&candidate["interval"]["coverage"]),
                 ]
             })
             .collect();
-        out.table(
-            &["CANDIDATE", "VERSION", "TRAINED ON", "HELD OUT", "MAE", "OF MEAN", "RMSE", "R2", "PRODUCTION'S MAE", "COVERAGE"],
-            &rows,
-        )
+        let head =
+            ["CANDIDATE", "VERSION", "TRAINED ON", "HELD OUT", "MAE", "OF MEAN", "RMSE", "R2", "PRODUCTION'S MAE", "COVERAGE OF 80 %"];
+        out.table(&head, &rows)
     }
+
+    fn anomaly(&self, out: &mut Out) -> Result<(), Failure> {
+        let rows: Vec<Vec<String>> = (self.candidates.iter().enumerate())
+            .map(|(at, candidate)| {
+                let metrics = &candidate["metrics"];
+                let shares = ["precision", "recall", "f1", "base_rate"].map(|name| percent(&metrics[name]));
+                let counts = [candidate["training"]["rows"].to_string(), metrics["rows"].to_string()];
+                [self.version_of(at)].into_iter().chain(counts).chain(shares).chain([figure(&metrics["lift"], 2)]).collect()
+            })
+            .collect();
+        out.table(&["VERSION", "TRAINED ON", "LABELLED", "PRECISION", "RECALL", "F1", "BASE RATE", "LIFT"], &rows)
+    }
+}
+
+fn figure(value: &Value, digits: usize) -> String {
+    value.as_f64().map_or_else(|| "unknown".to_owned(), |number| format!("{number:.digits$}"))
+}
+
+fn percent(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "unknown".to_owned(), |share| format!("{:.1} %", 100.0 * share))
 }

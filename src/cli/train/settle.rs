@@ -7,6 +7,7 @@ use crate::baseline::builder::Refused;
 use crate::clock::DAY_MS;
 use crate::registry::{Registry, Version};
 use crate::train::candidate::example;
+use crate::train::plots::plots;
 use crate::train::publication::{About, publication, report as candidate_report};
 use crate::train::successor::Successor;
 use crate::train::trial::{Decision, Request, Trial};
@@ -49,7 +50,10 @@ pub(super) fn duration(
             scored_by.version, scored_by.name
         ));
     }
-    let repeated = production.version().is_some_and(|version| is_of(registry.versions(model).unwrap_or_default(), version, &rows.id));
+    let repeated = match production.version() {
+        Some(version) => is_of(registry.versions(model)?, version, &rows.id),
+        None => false,
+    };
     progress.step("registering");
     let mut published = Vec::new();
     for tried in &trial.tried {
@@ -62,9 +66,10 @@ pub(super) fn duration(
             example: &example,
             onset_ms: None,
         };
-        let (publication, file) = publication(&about, trial, tried).map_err(|error| {
+        let (mut publication, file) = publication(&about, trial, tried).map_err(|error| {
             Failure::new(Exit::Failed, format!("cannot write the model of candidate {}: {error}", tried.candidate.name))
         })?;
+        publication.artifacts.extend(plots(tried, &rows.frame.actual()[trial.holdout.clone()], &around.spec.target.name));
         let version = registry.publish(&publication)?;
         said.versions.push(version.version);
         published.push(named(model, version.version, &file));
@@ -93,7 +98,7 @@ pub(super) fn duration(
 }
 
 /// Promotes, and notes it for people.
-fn put_into_production(
+pub(super) fn put_into_production(
     around: &Surroundings,
     registry: &dyn Registry,
     said: &mut ModelReport,
@@ -124,7 +129,7 @@ fn decision(production: &InProduction, trial: &Trial) -> (Option<usize>, String)
 }
 
 /// Whether a version was made by the training of that id.
-fn is_of(versions: Vec<Version>, number: u64, id: &str) -> bool {
+pub(super) fn is_of(versions: Vec<Version>, number: u64, id: &str) -> bool {
     versions.iter().any(|version| version.number == number && version.tags.get("trigger").is_some_and(|trigger| trigger == id))
 }
 
