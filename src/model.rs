@@ -10,4 +10,7 @@ pub mod interval;
 pub mod onnx;
 
 pub mod duration;
+
+pub mod rules;
+pub mod anomaly;
 pub mod shelf;

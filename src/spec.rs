@@ -74,6 +74,9 @@ pub struct Spec {
     pub target: Target,
     /// The ticket's own prediction.
     pub prediction: Prediction,
+    /// Tickets out of the ordinary; when absent, the contract's model, labelled by its rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomaly: Option<Anomaly>,
     /// Fields that a record holds, in order.
     #[serde(rename = "field")]
     pub fields: Vec<Field>,
@@ -145,6 +148,31 @@ pub struct Prediction {
     pub paths: Vec<Path>,
     /// Where the predicting model's version is.
     pub model_version: Option<Path>,
+}
+
+/// Tickets out of the ordinary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anomaly {
+    /// Name of the model that finds them.
+    #[serde(default = "anomaly_model")]
+    pub model: String,
+    /// The text field that says of a ticket whether it was one; the contract's rules say it where there is none.
+    pub label: Option<String>,
+    /// Its values that mean so, in either case.
+    #[serde(default = "anomalous")]
+    pub anomalous: Vec<String>,
+}
+
+/// Name of the anomaly model, unless the spec gives another.
+const ANOMALY_MODEL: &str = "ticket-anomaly-detector";
+
+fn anomaly_model() -> String {
+    ANOMALY_MODEL.to_owned()
+}
+
+fn anomalous() -> Vec<String> {
+    vec!["true".to_owned(), "1".to_owned()]
 }
 
 /// A field of the record.
@@ -261,6 +289,12 @@ impl Spec {
             causes.entry(self.cause(feature)).or_default().push(feature);
         }
         causes
+    }
+
+    /// Returns the name of the model that finds tickets out of the ordinary.
+    #[must_use]
+    pub fn anomaly_model(&self) -> &str {
+        self.anomaly.as_ref().map_or(ANOMALY_MODEL, |anomaly| &anomaly.model)
     }
 
     /// Returns the place of a field in [`Spec::fields`].

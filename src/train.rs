@@ -18,3 +18,9 @@ pub mod baselines;
 mod answer;
 mod documents;
 pub mod stage;
+pub mod successor;
+
+pub mod anomaly;
+
+pub mod diagnosis;
+pub mod plots;

@@ -115,6 +115,25 @@ impl DailyError {
     }
 }
 
+/// Returns s of a model for each window length, in the order of `window_days`: the standard deviation of ln(MAE(W) / MAE(B − W))
+/// over the windows W inside the interval B; `None` where it cannot be had.
+///
+/// Shapes: `errors` are (time of completion in ms since 1970, |error|); those outside the interval are left out.
+pub(crate) fn log_mae_std((from_ms, to_ms): (i64, i64), window_days: &[u32], errors: impl Iterator<Item = (i64, f64)>) -> Vec<Option<f64>> {
+    let first_day = from_ms.div_euclid(DAY_MS);
+    let mut daily = DailyError::new(first_day, ((to_ms - 1).div_euclid(DAY_MS) - first_day + 1).max(1));
+    for (at_ms, error) in errors.filter(|(at_ms, _)| (from_ms..to_ms).contains(at_ms)) {
+        if let Ok(day) = i32::try_from(at_ms.div_euclid(DAY_MS)) {
+            daily.count(day, error);
+        }
+    }
+    let of = |days: &u32| {
+        let ratios: Vec<f64> = windows_inside(from_ms, to_ms, *days).into_iter().filter_map(|window| daily.log_ratio(window)).collect();
+        deviation(&ratios)
+    };
+    window_days.iter().map(of).collect()
+}
+
 fn day_index(first_day: i64, day: i32) -> usize {
     usize::try_from(i64::from(day) - first_day).expect("only tickets of the interval are counted")
 }
@@ -192,20 +211,4 @@ fn deviation(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     Some((values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / (n - 1.0)).sqrt())
-}
-
-/// Returns s of a model: the standard deviation of ln(MAE(W) / MAE(B − W)) over windows W of `days` inside the interval B, from its
-/// errors there; `None` when there are fewer than two windows.
-///
-/// - `errors`: (completed at, ms since 1970; |error|), inside the interval.
-pub(crate) fn log_mae_std((from_ms, to_ms): (i64, i64), days: u32, errors: impl Iterator<Item = (i64, f64)>) -> Option<f64> {
-    let first_day = from_ms.div_euclid(DAY_MS);
-    let mut daily = DailyError::new(first_day, (to_ms - 1).div_euclid(DAY_MS) - first_day + 1);
-    for (at_ms, error) in errors {
-        if let Ok(day) = i32::try_from(at_ms.div_euclid(DAY_MS)) {
-            daily.count(day, error);
-        }
-    }
-    let ratios: Vec<f64> = windows_inside(from_ms, to_ms, days).into_iter().filter_map(|window| daily.log_ratio(window)).collect();
-    deviation(&ratios)
 }

@@ -1,6 +1,7 @@
 //! The one table of exit codes, and the failure that carries one.
 
 use crate::log::LogError;
+use crate::registry::RegistryError;
 
 /// How the command ended. `run` that is asked to stop by a signal ends gracefully with 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,18 @@ impl From<LogError> for Failure {
         let exit = match error {
             LogError::Unavailable { .. } => Exit::Unreachable,
             LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::HeldUp { .. } => Exit::Refused,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let exit = match error {
+            RegistryError::Unavailable { .. } | RegistryError::Refused { .. } => Exit::Unreachable,
+            RegistryError::Corrupt { .. } | RegistryError::NotFound { .. } => Exit::BadInput,
+            RegistryError::Conflict { .. } => Exit::Failed,
+            RegistryError::Invalid { .. } => Exit::Usage,
         };
         Self::new(exit, error.to_string())
     }

@@ -7,6 +7,7 @@ pub mod session;
 pub mod time;
 
 mod alerts;
+mod audit;
 mod baseline;
 mod check;
 mod completions;
@@ -14,6 +15,7 @@ mod config;
 mod connect;
 mod demo;
 mod heard;
+mod models;
 mod mongo;
 mod progress;
 mod quiet;
@@ -22,6 +24,7 @@ mod status;
 mod suggest;
 mod tickets;
 mod topic;
+mod train;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -60,6 +63,11 @@ pub enum Command {
     /// Make, list, show baselines; accept how a cause is now
     #[command(subcommand)]
     Baseline(baseline::BaselineCommand),
+    /// Train the models once: compare, register, promote what is better, and write its baseline
+    Train(train::Train),
+    /// List, show, promote, roll back the versions of a model
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
     /// Show the last verdict: status, windows, open episodes, what it waits for
     Status(status::StatusArgs),
     /// List alerts, follow them, or silence a cause
@@ -194,6 +202,8 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::Run(arguments) => run::run(&arguments, &mut session),
         Command::Check(flags) => check::run(&flags, &mut session),
         Command::Baseline(command) => baseline::run(command, &mut session),
+        Command::Train(flags) => train::run(&flags, &mut session),
+        Command::Models(command) => models::run(command, &mut session),
         Command::Status(flags) => status::run(&flags, &mut session),
         Command::Alerts(flags) => alerts::run(&flags, &mut session),
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),

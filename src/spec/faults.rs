@@ -47,6 +47,7 @@ impl Spec {
         found.target(self);
         found.paths("prediction.paths", &self.prediction.paths);
         found.path("prediction.model_version", self.prediction.model_version.as_ref());
+        found.anomaly(self);
         found.fields(self);
         found.features(self);
         found.causes(self);
@@ -67,7 +68,8 @@ impl Found {
     }
 
     fn names(&mut self, spec: &Spec) {
-        for (key, name) in [("name", &spec.name), ("model", &spec.model)] {
+        let anomaly = spec.anomaly.as_ref().map(|anomaly| ("anomaly.model", &anomaly.model));
+        for (key, name) in [("name", &spec.name), ("model", &spec.model)].into_iter().chain(anomaly) {
             let is_good = !name.is_empty() && name.len() <= 100 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
             if !is_good {
                 self.add_allowed(key, format!("{name:?} is no name"), "1 to 100 letters, digits, `-`, `_` and `.`");
@@ -130,6 +132,21 @@ impl Found {
         }
         if target.min > target.max {
             self.add("target.min", format!("{} is above target.max, {}", target.min, target.max));
+        }
+    }
+
+    fn anomaly(&mut self, spec: &Spec) {
+        let Some(anomaly) = &spec.anomaly else { return };
+        if anomaly.model == spec.model {
+            self.add("anomaly.model", format!("{} is the model of the predictions", spec.model));
+        }
+        let Some(label) = &anomaly.label else { return };
+        let kind = spec.field(label).map(|field| spec.fields[field].kind);
+        if kind != Some(FieldKind::Text) {
+            self.add_allowed("anomaly.label", format!("{label:?} is no text field of the spec"), "the name of a [[field]] of kind text");
+        }
+        if anomaly.anomalous.is_empty() {
+            self.add("anomaly.anomalous", "no value of the label means an anomaly, so there would never be one");
         }
     }
 

@@ -138,11 +138,11 @@ impl Setting<'_> {
         let rows = self.frame.between(rows_ms.0, rows_ms.1);
         let scored = predictions(self.frame, &candidate.model, rows.clone());
         let on_rows: Vec<(i64, f64)> = times[rows.clone()].iter().copied().zip(errors(self.frame, &scored, rows)).collect();
-        for noise in &mut baseline.noise {
+        let lengths: Vec<u32> = baseline.noise.iter().map(|noise| noise.days).collect();
+        let spreads = if rows_ms.0 < rows_ms.1 { log_mae_std(rows_ms, &lengths, on_rows.into_iter()) } else { vec![None; lengths.len()] };
+        for (noise, std) in baseline.noise.iter_mut().zip(spreads) {
             noise.log_mae_std.retain(|name, _| *name == RECORDED);
-            if let Some(std) = log_mae_std(rows_ms, noise.days, on_rows.iter().copied()) {
-                noise.log_mae_std.insert(series.clone(), std);
-            }
+            noise.log_mae_std.extend(std.map(|std| (series.clone(), std)));
         }
         baseline.scored_by = Some(model.clone());
     }

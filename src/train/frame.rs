@@ -4,20 +4,36 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::Array2;
-use polars::prelude::{DataFrame, SortMultipleOptions};
+use polars::prelude::{DataFrame, IntoColumn, SortMultipleOptions, UInt8Chunked};
 
 use crate::features::{Encoder, Row, stored};
 use crate::model::duration::write_inputs;
-use crate::ticket::Ticket;
+use crate::spec::Spec;
+use crate::ticket::{FieldValue, Ticket};
 use crate::window::{ACTUAL, COMPLETED_AT, Outcome, PREDICTED, Rows};
 
-/// Collects the rows of a [`Frame`].
+/// Column of the label, where the spec names one: 0 ordinary, 1 anomalous, 2 unlabelled.
+const LABEL: &str = "label";
+
+/// Collects the rows of a [`Frame`], the newest where they are too many.
 #[derive(Debug)]
 pub struct Collecting {
     encoder: Arc<Encoder>,
     rows: Rows,
+    label: Option<Label>,
+    labels: Vec<u8>,
+    kept: Option<DataFrame>,
+    limit_rows: usize,
+    dropped: u64,
     others: Vec<(i64, Row)>,
     row: Row,
+}
+
+/// Which tickets are labelled as anomalous.
+#[derive(Debug)]
+struct Label {
+    field: usize,
+    anomalous: Vec<String>,
 }
 
 /// The rows.
@@ -28,6 +44,9 @@ pub struct Frame {
     completed_at_ms: Vec<i64>,
     actual: Vec<f64>,
     predicted: Vec<Option<f64>>,
+    /// Empty where the spec names no label.
+    labels: Vec<Option<bool>>,
+    dropped: u64,
     /// Tickets with a target that did not complete: when, and their fields.
     others: Vec<(i64, Row)>,
 }
@@ -36,7 +55,34 @@ impl Collecting {
     /// Begins.
     #[must_use]
     pub fn new(encoder: Arc<Encoder>) -> Self {
-        Self { encoder, rows: Rows::default(), others: Vec::new(), row: Row::default() }
+        Self {
+            encoder,
+            rows: Rows::default(),
+            label: None,
+            labels: Vec::new(),
+            kept: None,
+            limit_rows: usize::MAX,
+            dropped: 0,
+            others: Vec::new(),
+            row: Row::default(),
+        }
+    }
+
+    /// Keeps the label that `spec` names, if it names one. Comes before the first ticket.
+    #[must_use]
+    pub fn with_label(mut self, spec: &Spec) -> Self {
+        self.label = spec.anomaly.as_ref().and_then(|anomaly| {
+            let field = spec.field(anomaly.label.as_ref()?)?;
+            Some(Label { field, anomalous: anomaly.anomalous.clone() })
+        });
+        self
+    }
+
+    /// Keeps only the newest `rows` rows, so that memory holds at most twice as many.
+    #[must_use]
+    pub fn with_limit(mut self, rows: usize) -> Self {
+        self.limit_rows = rows.max(1);
+        self
     }
 
     /// Takes a completed ticket.
@@ -45,6 +91,12 @@ impl Collecting {
         let (completed_at_ms, actual, predicted) = (ticket.completed_at_ms, ticket.actual, ticket.predicted);
         let outcome = Outcome { completed_at_ms, actual, predicted, predicted_by: crate::window::predicted_by(ticket), late: false };
         self.rows.push(&self.encoder, &self.row, outcome, 0);
+        if let Some(label) = &self.label {
+            self.labels.push(label.of(&ticket.fields[label.field]));
+        }
+        if self.rows.len() >= self.limit_rows {
+            self.merge();
+        }
     }
 
     /// Takes a ticket that has a target and did not complete: success rates are learned from it.
@@ -52,24 +104,62 @@ impl Collecting {
         let mut row = Row::default();
         self.encoder.encode(&ticket.fields, &mut row);
         self.others.push((ticket.completed_at_ms, row));
+        if self.others.len() / 2 >= self.limit_rows {
+            self.others.sort_by_key(|(at, _)| *at);
+            let surplus = self.others.len() - self.limit_rows;
+            self.others.drain(..surplus);
+        }
+    }
+
+    /// Puts the newest rows to those that are kept, in order of completion.
+    fn merge(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        let Some(newest) = rows.frame(&self.encoder) else { return };
+        let mut newest = newest.clone();
+        if self.label.is_some() {
+            let labels = UInt8Chunked::from_vec(LABEL.into(), std::mem::take(&mut self.labels));
+            newest.with_column(labels.into_column()).expect("every row has its label");
+        }
+        let data = match self.kept.take() {
+            None => newest,
+            Some(mut kept) => {
+                kept.vstack_mut(&newest).expect("all rows have the same columns");
+                kept
+            }
+        };
+        let stable = SortMultipleOptions::default().with_maintain_order(true);
+        let data = data.sort([COMPLETED_AT], stable).expect("the frame has the column it was made with");
+        let surplus = data.height().saturating_sub(self.limit_rows);
+        self.dropped += surplus as u64;
+        self.kept = Some(if surplus > 0 { data.tail(Some(self.limit_rows)) } else { data });
     }
 
     /// Returns the frame, in order of completion.
     #[must_use]
     pub fn frame(mut self) -> Frame {
-        let data = self.rows.frame(&self.encoder).cloned().unwrap_or_default();
-        let mut data = if data.height() > 0 {
-            let stable = SortMultipleOptions::default().with_maintain_order(true);
-            data.sort([COMPLETED_AT], stable).expect("the frame has the column it was made with")
-        } else {
-            data
-        };
+        self.merge();
+        let mut data = self.kept.take().unwrap_or_default();
         data.rechunk_mut();
         let completed_at_ms = column(&data, COMPLETED_AT, |c| c.i64().expect("made as i64").iter().map(|v| v.unwrap_or(0)).collect());
         let actual = column(&data, ACTUAL, |c| c.f64().expect("made as f64").iter().map(|v| v.unwrap_or(0.0)).collect());
         let predicted = column(&data, PREDICTED, |c| c.f64().expect("made as f64").iter().collect());
+        let label = |value: Option<u8>| match value {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        };
+        let labels = column(&data, LABEL, |c| c.u8().expect("made as u8").iter().map(label).collect());
         self.others.sort_by_key(|(at, _)| *at);
-        Frame { encoder: self.encoder, data, completed_at_ms, actual, predicted, others: self.others }
+        Frame { encoder: self.encoder, data, completed_at_ms, actual, predicted, labels, dropped: self.dropped, others: self.others }
+    }
+}
+
+impl Label {
+    fn of(&self, value: &FieldValue) -> u8 {
+        match value {
+            FieldValue::Text(text) => u8::from(self.anomalous.iter().any(|anomalous| anomalous.eq_ignore_ascii_case(text))),
+            FieldValue::Missing | FieldValue::Number(_) => 2,
+        }
     }
 }
 
@@ -107,6 +197,18 @@ impl Frame {
     #[must_use]
     pub fn predicted(&self) -> &[Option<f64>] {
         &self.predicted
+    }
+
+    /// Returns whether each ticket was labelled as anomalous, `[rows]`; empty where the spec names no label.
+    #[must_use]
+    pub fn labels(&self) -> &[Option<bool>] {
+        &self.labels
+    }
+
+    /// Returns how many older rows were not kept.
+    #[must_use]
+    pub fn dropped_rows(&self) -> u64 {
+        self.dropped
     }
 
     /// Returns the encoder of its rows.
@@ -155,4 +257,3 @@ impl Frame {
         Array2::from_shape_vec((height, width), flat).expect("a value for each row and feature")
     }
 }
-

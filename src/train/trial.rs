@@ -265,7 +265,9 @@ fn decide(tried: &[Tried], cause: Cause, has_production: bool) -> Decision {
     }
 }
 
-fn seed(id: &str) -> u64 {
+/// Returns the seed of a training of that id.
+#[must_use]
+pub fn seed(id: &str) -> u64 {
     let digest = Sha256::digest(id);
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

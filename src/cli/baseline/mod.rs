@@ -1,6 +1,6 @@
 //! `tidemark baseline`: what windows are held against.
 
-mod publish;
+pub(in crate::cli) mod publish;
 
 use std::path::PathBuf;
 

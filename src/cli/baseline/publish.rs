@@ -21,28 +21,28 @@ use crate::cli::topic::latest;
 const ATTEMPTS: usize = 8;
 
 /// What became of a baseline.
-pub(super) struct Published {
+pub(in crate::cli) struct Published {
     /// As it is in the topic.
-    pub(super) baseline: Baseline,
+    pub(in crate::cli) baseline: Baseline,
     /// Whether it was not there before.
-    pub(super) is_new: bool,
+    pub(in crate::cli) is_new: bool,
     /// Whether its document is in MongoDB.
-    pub(super) in_mongodb: bool,
+    pub(in crate::cli) in_mongodb: bool,
 }
 
 /// Makes a baseline of a version, after the version before it.
-pub(super) type Make<'m> = dyn Fn(u64, Option<&Baseline>) -> Result<Baseline, Failure> + 'm;
+pub(in crate::cli) type Make<'m> = dyn Fn(u64, Option<&Baseline>) -> Result<Baseline, Failure> + 'm;
 
 /// Where it goes.
-pub(super) struct Publisher<'p> {
-    pub(super) log: &'p dyn Log,
-    pub(super) topics: &'p Topics,
-    pub(super) config: &'p Config,
-    pub(super) spec: &'p Spec,
+pub(in crate::cli) struct Publisher<'p> {
+    pub(in crate::cli) log: &'p dyn Log,
+    pub(in crate::cli) topics: &'p Topics,
+    pub(in crate::cli) config: &'p Config,
+    pub(in crate::cli) spec: &'p Spec,
 }
 
 /// Creates the topic, or refuses it by name.
-pub(super) fn create_topic(log: &dyn Log, topics: &Topics, config: &Config) -> Result<(), LogError> {
+pub(in crate::cli) fn create_topic(log: &dyn Log, topics: &Topics, config: &Config) -> Result<(), LogError> {
     let mut all = topics.settings(&config.topic_plan());
     all.retain(|topic| topic.name == *topics.baselines);
     log.create_topics(&all)
@@ -68,6 +68,16 @@ pub(in crate::cli) fn versions(log: &dyn Log, topics: &Topics, spec: &str) -> Re
 
 /// Returns the newest baseline of a spec in MongoDB, or the version asked for: for those who have no Kafka.
 pub(in crate::cli) fn newest_document(config: &Config, spec: &Spec, asked: Option<u64>) -> Result<Baseline, Failure> {
+    find_document(config, spec, asked)?.ok_or_else(|| {
+        let place = format!("{}.{COLLECTION}", config.mongodb.database.as_deref().unwrap_or(&spec.source.database));
+        let which = asked.map_or_else(|| "no baseline".to_owned(), |version| format!("no baseline {version}"));
+        let ways = "make one with `tidemark baseline create`, or check against --baseline-from and --baseline-to";
+        Failure::new(Exit::BadInput, format!("there is {which} of {} in {place}: {ways}", spec.name))
+    })
+}
+
+/// Like [`newest_document`]; `None` when there is none.
+pub(in crate::cli) fn find_document(config: &Config, spec: &Spec, asked: Option<u64>) -> Result<Option<Baseline>, Failure> {
     let connection = mongo::connect(config)?;
     let database = config.mongodb.database.as_deref().unwrap_or(&spec.source.database);
     let place = format!("{database}.{COLLECTION}");
@@ -79,12 +89,41 @@ pub(in crate::cli) fn newest_document(config: &Config, spec: &Spec, asked: Optio
     };
     let found = connection.wait(async { collection.find_one(filter).sort(doc! { "version": -1 }).await });
     let found = found.map_err(|error| connection.failure(&format!("read {place}"), &error))?;
-    let Some(found) = found else {
-        let which = asked.map_or_else(|| "no baseline".to_owned(), |version| format!("no baseline {version}"));
-        let ways = "make one with `tidemark baseline create`, or check against --baseline-from and --baseline-to";
-        return Err(Failure::new(Exit::BadInput, format!("there is {which} of {} in {place}: {ways}", spec.name)));
-    };
-    Baseline::from_document(&found).map_err(|error| Failure::new(Exit::BadInput, format!("cannot use a document of {place}: {error}")))
+    let Some(found) = found else { return Ok(None) };
+    Baseline::from_document(&found)
+        .map(Some)
+        .map_err(|error| Failure::new(Exit::BadInput, format!("cannot use a document of {place}: {error}")))
+}
+
+/// Writes a baseline as the next document where there is no Kafka, unless the newest is the same.
+pub(in crate::cli) fn publish_document(config: &Config, spec: &Spec, make: &Make<'_>) -> Result<Published, Failure> {
+    let connection = mongo::connect(config)?;
+    let database = config.mongodb.database.as_deref().unwrap_or(&spec.source.database);
+    let collection = connection.client.database(database).collection::<Document>(COLLECTION);
+    for _ in 0..ATTEMPTS {
+        let newest = find_document(config, spec, None)?;
+        let made = make(newest.as_ref().map_or(1, |newest| newest.version + 1), newest.as_ref())?;
+        if let Some(same) = newest.filter(|newest| is_same(newest, &made)) {
+            return Ok(Published { baseline: same, is_new: false, in_mongodb: true });
+        }
+        match connection.wait(async { collection.insert_one(made.to_document()).await }) {
+            Ok(_) => return Ok(Published { baseline: made, is_new: true, in_mongodb: true }),
+            // Somebody else made that version meanwhile.
+            Err(error) if is_duplicate(&error) => {}
+            Err(error) => return Err(connection.failure(&format!("write {} to {database}.{COLLECTION}", key(&made)), &error)),
+        }
+    }
+    Err(Failure::new(
+        Exit::Unreachable,
+        format!("cannot write a baseline to {database}.{COLLECTION} in {ATTEMPTS} attempts: others write there"),
+    ))
+}
+
+fn is_duplicate(error: &mongodb::error::Error) -> bool {
+    /// MongoDB's DuplicateKey.
+    const DUPLICATE_KEY: i32 = 11_000;
+    use mongodb::error::{ErrorKind, WriteFailure};
+    matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
 }
 
 /// The record's key, and the document's `_id`.
@@ -102,7 +141,7 @@ fn is_same(a: &Baseline, b: &Baseline) -> bool {
 
 impl Publisher<'_> {
     /// Writes the baseline, unless the newest version is the same.
-    pub(super) fn publish(&self, make: &Make<'_>, progress: &mut Progress) -> Result<Published, Failure> {
+    pub(in crate::cli) fn publish(&self, make: &Make<'_>, progress: &mut Progress) -> Result<Published, Failure> {
         let (baseline, is_new) = self.to_topic(make)?;
         let in_mongodb = self.config.mongodb.uri.is_some();
         if in_mongodb {
