@@ -32,11 +32,6 @@ impl<M> Followed<M> {
         Self { name: name.to_owned(), part, decode, current: RwLock::new(None) }
     }
 
-    /// Returns the model's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Returns the model that answers now. Whoever holds it goes on with it while it is swapped.
     pub(super) fn current(&self) -> Option<Arc<Versioned<M>>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -174,7 +174,7 @@ impl Loads {
             memory.asking.remove(&worker);
             drop(memory);
             // Those who asked may have gone.
-            drop(tell.send(Some(seen)));
+            let _unheard = tell.send(Some(seen));
         });
         Begun::Asking(answer)
     }

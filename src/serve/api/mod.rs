@@ -48,7 +48,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 const ON_THE_SPOT: usize = 8;
 /// How often MongoDB is asked for its indexes until it has answered.
 const INDEX_AGAIN: Duration = Duration::from_secs(5);
-/// The description of the interface.
+/// The description of the interface, for batches as they are by default.
 const OPENAPI: &str = include_str!("../../../schemas/openapi.json");
 
 /// What is served from.
@@ -165,11 +165,12 @@ pub fn start(serving: &Serving<'_>, metrics: PrometheusHandle) -> Result<Server,
 fn router(api: Arc<Api>) -> Router {
     let endpoint =
         |endpoint: Endpoint| post(async move |Shared(api): Shared<Arc<Api>>, request: Request| answered(api, endpoint, request).await);
+    let openapi = Bytes::from(OPENAPI.replace(r#""maxItems": 1000"#, &format!(r#""maxItems": {}"#, api.max_batch)));
     Router::new()
         .route("/v1/predictions/duration", endpoint(Endpoint::Duration))
         .route("/v1/predictions/anomaly", endpoint(Endpoint::Anomaly))
         .route("/v1/predictions/load", endpoint(Endpoint::Load))
-        .route("/v1/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
+        .route("/v1/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi.clone())))
         .fallback(async |uri: Uri| Problem::not_found(uri.path()))
         .method_not_allowed_fallback(async |method: Method| Problem::wrong_method(method.as_str()))
         .with_state(api)

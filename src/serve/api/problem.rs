@@ -54,11 +54,11 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", "body", detail, action.to_owned())
     }
 
-    /// The batch has too many entries.
+    /// The batch has too many entries: its bytes are few enough, so this is no matter of its size.
     pub(super) fn batch_too_large(place: &str, entries: usize, limit: usize) -> Self {
         let detail = format!("{entries} entries in one request; at most {limit} are answered");
         let action = format!("send them in several requests of at most {limit}; serve.max_batch is the limit");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "batch-too-large", "The request is too large", place, detail, action)
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "batch-too-large", "The batch is too large", place, detail, action)
     }
 
     /// The body is said to be something else than JSON.

@@ -11,6 +11,8 @@ use crate::model::duration::tests::constant;
 use crate::model::duration::{DurationModel, MODEL_FILE};
 use crate::registry::{Lineage, LocalRegistry, Publication};
 
+const ANOMALY: &str = "ticket-anomaly-detector";
+
 struct Service {
     server: Option<Server>,
     stop: Stop,
@@ -31,11 +33,14 @@ impl Service {
         TcpStream::connect(self.server.as_ref().unwrap().address().unwrap()).unwrap()
     }
 
+    /// Asks, and holds the answer against its description.
     fn ask(&self, path: &str, body: &str) -> (u16, Value) {
-        self.raw(&format!(
+        let (status, answer) = self.raw(&format!(
             "POST /v1/predictions/{path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
-        ))
+        ));
+        described(path, status, &answer);
+        (status, answer)
     }
 
     fn raw(&self, request: &str) -> (u16, Value) {
@@ -63,6 +68,22 @@ impl Drop for Service {
         self.stop.ask();
         drop(self.server.take());
     }
+}
+
+/// Panics unless the description allows this answer.
+fn described(path: &str, status: u16, answer: &Value) {
+    let mut schema: Value = serde_json::from_str(OPENAPI).unwrap();
+    let mut response = &schema["paths"][format!("/v1/predictions/{path}")]["post"]["responses"][status.to_string()];
+    if let Some(elsewhere) = response["$ref"].as_str() {
+        response = schema.pointer(elsewhere.trim_start_matches('#')).unwrap();
+    }
+    let kind = if status == 200 { "application/json" } else { "application/problem+json" };
+    let inner = response["content"][kind]["schema"].clone();
+    assert!(inner.is_object(), "{path} {status} is not described");
+    schema["allOf"] = json!([inner]);
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let faults: Vec<String> = validator.iter_errors(answer).map(|fault| format!("{}: {fault}", fault.instance_path)).collect();
+    assert!(faults.is_empty(), "{path} {status}: {}\nin {answer}", faults.join("; "));
 }
 
 fn answer(stream: &mut TcpStream) -> (u16, Value) {
@@ -195,6 +216,63 @@ fn a_new_version_answers_without_a_restart_and_a_bad_one_never_does() {
 }
 
 #[test]
+fn no_request_is_dropped_while_versions_are_swapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Arc::new(LocalRegistry::new(folder.path()));
+    let name = "ticket-duration-predictor";
+    registry.promote(name, publish(&registry, name, model(10_000.0)), "test").unwrap();
+    let service = Service::start(&config(), Some(Arc::clone(&registry) as Arc<dyn Registry>));
+    service.says("model", "version 1 answers");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0_u64;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let (status, answer) = service.ask("duration", r#"{"ticket": {}}"#);
+                let prediction = &answer["prediction"];
+                assert_eq!((status, &prediction["source"]), (200, &json!("model")));
+                let version = prediction["model"]["version"].as_f64().unwrap();
+                assert_eq!(prediction["prediction_ms"], json!(10_000.0 * version), "the version that is named is the one that answered");
+                asked += 1;
+            }
+            asked
+        });
+        for version in 2..=3_u8 {
+            registry.promote(name, publish(&registry, name, model(10_000.0 * f32::from(version))), "test").unwrap();
+            service.says("model", &format!("version {version} answers"));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(asking.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn an_anomaly_model_in_production_flags_and_the_rules_name_the_kind() {
+    use crate::model::onnx::{Labels, encode_isolation};
+    use crate::model::tree::{Node, Tree};
+    let spec = spec();
+    // Rows of more than 3 retries end after one step, all others after twenty.
+    let retries = u16::try_from(spec.features.iter().position(|feature| feature.name == "retry_count").unwrap()).unwrap();
+    let split = Node::Split { feature: retries, threshold: 3.0, left: 1, right: 2 };
+    let tree = Tree::new(&[split, Node::Leaf { value: 20.0 }, Node::Leaf { value: 1.0 }], spec.features.len()).unwrap();
+    let forest = crate::model::isolation::IsolationForest::new(vec![tree], spec.features.len(), 256, 0.6);
+    let learned: Vec<Vec<f64>> = constant(&spec, 1.0).card().learned.clone();
+    let card = json!({ "spec": spec.name, "fingerprint": spec.fingerprint(), "learned": learned }).to_string();
+    let labels = Labels { input: "features".into(), output: "score".into(), metadata: BTreeMap::from([("card".to_owned(), card)]) };
+    let folder = tempfile::tempdir().unwrap();
+    let registry = LocalRegistry::new(folder.path());
+    registry.promote(ANOMALY, publish(&registry, ANOMALY, encode_isolation(&forest, &labels).unwrap()), "test").unwrap();
+    let service = Service::start(&config(), Some(Arc::new(registry)));
+    service.says("anomaly-model", "version 1 answers");
+    let (_, answer) = service
+        .ask("anomaly", r#"{"tickets": [{"retry_count": 4}, {"retry_count": 3, "required_capabilities": [1,2,3,4,5,6,7,8,9,10,11]}]}"#);
+    let [first, second] = [&answer["predictions"][0], &answer["predictions"][1]];
+    assert_eq!((&first["is_anomaly"], &first["kind"], &first["source"]), (&json!(true), &json!("unknown"), &json!("model")));
+    assert_eq!((&second["is_anomaly"], &second["kind"], &second["model"]["version"]), (&json!(false), &json!(null), &json!(1)));
+    assert!(first["score"].as_f64().unwrap() > second["score"].as_f64().unwrap());
+}
+
+#[test]
 fn an_anomaly_has_its_kind_and_a_sentence() {
     let service = Service::start(&config(), None);
     let unusual = r#"{"ticket": {"risk_band": "low", "required_capabilities": [1, 2, 3, 4, 5, 6], "estimated_duration_ms": 60000}}"#;
@@ -227,7 +305,7 @@ fn a_request_that_cannot_be_answered_is_told_what_where_and_what_to_do() {
         ("{", 400, "body"),
         (r#"{"ticket": 7}"#, 400, "/ticket"),
         (r#"{"tickets": [{}, {"task_type": 1, "task_type": 2}]}"#, 400, "/tickets/1"),
-        (r#"{"tickets": [{}, {}, {}]}"#, 413, "/tickets"),
+        (r#"{"tickets": [{}, {}, {}]}"#, 422, "/tickets"),
         (&"x".repeat(2_000), 413, "body"),
     ] {
         let (found, problem) = service.ask("duration", body);
