@@ -4,6 +4,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY config config
+COPY schemas schemas
 COPY tests/main.rs tests/main.rs
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
     cargo build --locked --release --bin tidemark && strip -o /tidemark target/release/tidemark

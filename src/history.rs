@@ -242,7 +242,7 @@ pub fn said(error: &mongodb::error::Error) -> String {
 /// Times occur as dates, numbers of ms and texts; MongoDB compares within a type only. Texts may carry an offset, so their
 /// bounds are a day wider.
 fn completed_within(path: &FieldPath, (from_ms, to_ms): (i64, i64)) -> Document {
-    let (Some(name), true) = (dotted(path), from_ms < to_ms) else { return Document::new() };
+    let (Some(name), true) = (plain_name(path), from_ms < to_ms) else { return Document::new() };
     let date = |ms: i64| Bson::DateTime(bson::DateTime::from_millis(ms));
     let day = |ms: i64| rfc3339(ms)[..10].to_owned();
     doc! { "$or": [
@@ -253,13 +253,13 @@ fn completed_within(path: &FieldPath, (from_ms, to_ms): (i64, i64)) -> Document 
 }
 
 /// The path as a query names it; `None` when one of its names cannot stand there.
-fn dotted(path: &FieldPath) -> Option<String> {
+pub(crate) fn plain_name(path: &FieldPath) -> Option<String> {
     let fine = path.names().iter().all(|name| !name.contains('.') && !name.starts_with('$'));
     fine.then(|| path.to_string())
 }
 
 /// An inclusive projection: each path, or the part of it before a name that cannot stand there.
-fn projection(paths: &[&FieldPath]) -> Option<Document> {
+pub(crate) fn projection(paths: &[&FieldPath]) -> Option<Document> {
     let mut wanted: Vec<String> = Vec::new();
     for path in paths {
         let plain: Vec<&str> =

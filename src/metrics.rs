@@ -89,6 +89,13 @@ fn describe() {
     describe_gauge!("tidemark_judge_state", "1 for the state the judge is in, 0 for the others.");
     describe_gauge!("tidemark_judge_mark_seconds", Unit::Seconds, "End of the last slice judged, since 1970.");
 
+    describe_counter!("tidemark_serve_requests_total", Unit::Count, "Requests for predictions by endpoint and HTTP status.");
+    describe_histogram!("tidemark_serve_request_seconds", Unit::Seconds, "From a request's head to its answer, by endpoint.");
+    describe_counter!("tidemark_serve_predictions_total", Unit::Count, "Predictions by endpoint and by who answered.");
+    describe_gauge!("tidemark_serve_model_version", "Version of the model that answers; absent while rules do.");
+    describe_counter!("tidemark_serve_follow_failures_total", Unit::Count, "Looks at Production that found nothing usable, by model.");
+    describe_counter!("tidemark_serve_load_lookups_total", Unit::Count, "Workers looked up, by whether the answer was remembered.");
+
     describe_counter!("tidemark_webhook_deliveries_total", Unit::Count, "Deliveries to the webhook by outcome.");
 }
 
@@ -280,6 +287,32 @@ pub fn webhook_ended(outcome: &'static str) {
     counter!("tidemark_webhook_deliveries_total", "outcome" => outcome).increment(1);
 }
 
+/// A request for predictions was answered.
+pub fn request_answered(endpoint: &'static str, status: u16, took: Duration) {
+    counter!("tidemark_serve_requests_total", "endpoint" => endpoint, "status" => status.to_string()).increment(1);
+    histogram!("tidemark_serve_request_seconds", "endpoint" => endpoint).record(took.as_secs_f64());
+}
+
+/// One prediction was made.
+pub fn predicted(endpoint: &'static str, source: &'static str) {
+    counter!("tidemark_serve_predictions_total", "endpoint" => endpoint, "source" => source).increment(1);
+}
+
+/// Another version of a model answers. `model` is a name of the configuration, so there are few.
+pub fn serves_model(model: &str, version: u64) {
+    gauge!("tidemark_serve_model_version", "model" => model.to_owned()).set(version as f64);
+}
+
+/// Production could not be followed.
+pub fn model_not_followed(model: &str) {
+    counter!("tidemark_serve_follow_failures_total", "model" => model.to_owned()).increment(1);
+}
+
+/// A worker was looked up.
+pub fn load_looked_up(is_remembered: bool) {
+    counter!("tidemark_serve_load_lookups_total", "remembered" => if is_remembered { "yes" } else { "no" }).increment(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +381,11 @@ mod tests {
             judge_is("judging");
             alert_raised("opened");
             trigger_raised("drift");
+            request_answered("duration", 200, Duration::ZERO);
+            predicted("duration", "model");
+            serves_model("m", 3);
+            model_not_followed("m");
+            load_looked_up(true);
             webhook_ended("delivered");
         });
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

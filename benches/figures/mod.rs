@@ -4,6 +4,7 @@ mod backlog;
 mod flights;
 mod latency;
 mod memory;
+mod predict;
 mod process;
 mod stages;
 mod verdict;
@@ -23,6 +24,8 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("backlog-updates", "300,000 updates to COMPLETED, MongoDB to Kafka, against a bare cursor", backlog::updates),
     ("watch-judge", "300,000 tickets in Kafka to the last verdict, against a plain reader and writer", stages::watch_judge),
     ("latency", "insert acknowledged to ticket visible, 1,000/s", latency::ticket),
+    ("predict", "one prediction over HTTP, 1,000/s, against scikit-learn behind a Python server", predict::duration),
+    ("load", "a worker's load against 1,000,000 tickets in MongoDB", predict::load),
     ("alert-latency", "commit of the ticket that ends a slice to alert visible, 1,000/s", latency::alert),
 ];
 

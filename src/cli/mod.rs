@@ -20,6 +20,7 @@ mod mongo;
 mod progress;
 mod quiet;
 mod run;
+mod serve;
 mod status;
 mod suggest;
 mod tickets;
@@ -58,6 +59,8 @@ pub enum Command {
     Demo(demo::Demo),
     /// Run the stages: completed tickets to Kafka, their windows, the verdicts
     Run(run::Run),
+    /// Answer predictions over HTTP: durations, anomalies, the load of workers
+    Serve(serve::ServeArgs),
     /// Judge one window without running anything: from MongoDB, a file, or the log
     Check(check::Check),
     /// Make, list, show baselines; accept how a cause is now
@@ -90,7 +93,7 @@ pub enum Command {
 impl Command {
     /// Whether it goes on until it is stopped: then its log is what a person sees of it.
     fn is_service(&self) -> bool {
-        matches!(self, Self::Run(_))
+        matches!(self, Self::Run(_) | Self::Serve(_))
     }
 }
 
@@ -200,6 +203,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
     match cli.command {
         Command::Demo(arguments) => demo::run(&arguments, &mut session),
         Command::Run(arguments) => run::run(&arguments, &mut session),
+        Command::Serve(arguments) => serve::run(&arguments, &mut session),
         Command::Check(flags) => check::run(&flags, &mut session),
         Command::Baseline(command) => baseline::run(command, &mut session),
         Command::Train(flags) => train::run(&flags, &mut session),

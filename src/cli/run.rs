@@ -138,7 +138,7 @@ fn watch_over(context: &Context, pipeline: &mut Pipeline, replays: bool) -> Resu
 }
 
 /// Asks for the stop on SIGTERM and SIGINT. A second signal ends the process at once.
-fn stop_on_signals(stop: &Stop) -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn stop_on_signals(stop: &Stop) -> Result<tokio::runtime::Runtime, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot = |error: std::io::Error| Failure::new(Exit::Failed, format!("cannot listen for signals: {error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build().map_err(cannot)?;

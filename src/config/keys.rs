@@ -62,8 +62,9 @@ const ALL: &[&str] = &["every command"];
 const RUN: &[&str] = &["run"];
 const JUDGED: &[&str] = &["run", "check", "demo"];
 const KAFKA: &[&str] = &["run", "baseline", "status", "alerts", "test-alert", "check --from-log"];
-const MONGODB: &[&str] = &["run", "baseline", "check", "spec suggest"];
+const MONGODB: &[&str] = &["run", "baseline", "check", "serve", "spec suggest"];
 const TRAIN: &[&str] = &["run", "train", "models", "backfill", "serve"];
+const SERVE: &[&str] = &["serve"];
 const LEVEL: Kind = Kind::Number(0.0, 1.0);
 const LOOKS: Kind = Kind::Integer(1, 10_000);
 
@@ -131,7 +132,15 @@ pub const KEYS: &[Key] = &[
     key("train.unprompted", Kind::Flag, TRAIN),
     contract("backfill.errors", "ML_BACKFILL_ERRORS", Kind::Flag, TRAIN),
     contract("backfill.history_retention_days", "ML_BACKFILL_HISTORY_RETENTION_DAYS", Kind::Integer(1, 36_500), &["backfill"]),
-    contract("serve.enhanced_scheduling", "ENABLE_ML_ENHANCED_SCHEDULING", Kind::Flag, &["serve"]),
+    contract("serve.enhanced_scheduling", "ENABLE_ML_ENHANCED_SCHEDULING", Kind::Flag, SERVE),
+    key("serve.listen", Kind::Address, SERVE),
+    key("serve.follow_seconds", Kind::Integer(1, 3_600), SERVE),
+    key("serve.max_body_bytes", Kind::Integer(1_024, 64 << 20), SERVE),
+    key("serve.max_batch", Kind::Integer(1, 10_000), SERVE),
+    key("serve.timeout_ms", Kind::Integer(100, 60_000), SERVE),
+    key("serve.max_concurrent", Kind::Integer(1, 10_000), SERVE),
+    key("serve.worker_field", Kind::Text, SERVE),
+    key("serve.open_statuses", Kind::Text, SERVE),
     key("webhook.url", Kind::Url, RUN),
     key("webhook.secret", Kind::Secret, RUN),
     key("http.listen", Kind::Address, RUN),

@@ -113,8 +113,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Faults> {
     if faults.is_empty() { Ok(loaded) } else { Err(Faults(faults)) }
 }
 
-/// Environment names under `TIDEMARK_` that belong to the command line itself.
-pub const COMMAND_ENVIRONMENT: [&str; 3] = ["TIDEMARK_CONFIG", "TIDEMARK_OUTPUT", "TIDEMARK_LOG"];
+/// Environment names under `TIDEMARK_` that belong to the command line itself, and to the repository's scripts.
+pub const COMMAND_ENVIRONMENT: [&str; 4] = ["TIDEMARK_CONFIG", "TIDEMARK_OUTPUT", "TIDEMARK_LOG", "TIDEMARK_SERVERS"];
 
 #[derive(Default)]
 struct Layers {

@@ -285,11 +285,27 @@ pub struct Backfill {
 }
 
 /// What schedulers ask for.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
     /// Answers predictions from models and not from rules alone (`ENABLE_ML_ENHANCED_SCHEDULING`).
     pub enhanced_scheduling: bool,
+    /// Address of `tidemark serve`.
+    pub listen: String,
+    /// Seconds between two looks at what is in Production.
+    pub follow_seconds: u32,
+    /// Bytes of a request's body, at most.
+    pub max_body_bytes: usize,
+    /// Tickets or workers in one request, at most.
+    pub max_batch: usize,
+    /// Time from a request's head to its answer, at most, ms.
+    pub timeout_ms: u32,
+    /// Requests that are answered at a time, at most.
+    pub max_concurrent: usize,
+    /// The field that names a ticket's worker, dotted.
+    pub worker_field: String,
+    /// Values of the status that mean waiting or at work, with commas between them.
+    pub open_statuses: String,
 }
 
 /// Where alerts go besides Kafka.
@@ -454,6 +470,22 @@ impl Default for Train {
 impl Default for Backfill {
     fn default() -> Self {
         Self { errors: false, history_retention_days: 90 }
+    }
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self {
+            enhanced_scheduling: false,
+            listen: "127.0.0.1:8080".to_owned(),
+            follow_seconds: 10,
+            max_body_bytes: 1 << 20,
+            max_batch: 1_000,
+            timeout_ms: 2_000,
+            max_concurrent: 64,
+            worker_field: "allocated_worker_id".to_owned(),
+            open_statuses: "PENDING,EXECUTING".to_owned(),
+        }
     }
 }
 

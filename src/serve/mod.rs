@@ -1,7 +1,9 @@
-//! The HTTP server: metrics, and whether the process is alive and ready. One thread of its own.
+//! The HTTP server: metrics, whether the process is alive and ready, and the predictions of [`api`]. One thread of its own.
 //!
 //! A client that sends nothing, reads nothing or comes too often costs one of a bounded number of connections for a
 //! bounded time, and never the stages.
+
+pub mod api;
 
 mod pages;
 
@@ -16,7 +18,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
@@ -37,8 +40,12 @@ const UPKEEP: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("listening on http.listen = {listen:?}: give an address like 127.0.0.1:9464 whose port is free, or \"\" for no HTTP server")]
+    #[error("listening on {key} = {listen:?}: give an address like 127.0.0.1:9464 whose port is free{or}")]
     Listen {
+        /// The key.
+        key: &'static str,
+        /// What else may be given.
+        or: &'static str,
         /// The address.
         listen: String,
         /// What the system said.
@@ -48,6 +55,26 @@ pub enum ServeError {
     /// No thread or no runtime.
     #[error("starting the HTTP server's thread")]
     Thread(#[source] std::io::Error),
+    /// The spec is not one that predictions can be answered for.
+    #[error("{0}")]
+    Spec(String),
+    /// MongoDB's address cannot be used.
+    #[error("{0}")]
+    Mongodb(String),
+}
+
+/// Where and how one server listens.
+struct Plan<'p> {
+    /// The key of the address.
+    key: &'static str,
+    /// The address; empty for none.
+    listen: &'p str,
+    /// What else the key may be, in words.
+    or: &'static str,
+    /// Connections at a time.
+    connections: usize,
+    /// What answers under way are given when the server stops.
+    last_answers: Duration,
 }
 
 /// A running server. Stops when dropped, too.
@@ -62,22 +89,35 @@ pub struct Server {
 /// # Errors
 /// [`ServeError`].
 pub fn start(context: &Context, metrics: PrometheusHandle) -> Result<Server, ServeError> {
-    let listen = &context.config.http.listen;
-    let listener = if listen.is_empty() { None } else { Some(bind(listen)?) };
-    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let router = pages::router(context, metrics.clone());
+    let router = pages::router(&context.health, metrics.clone(), &pages::index(&context.spec.name, &context.config.kafka.topic_prefix));
+    let plan = Plan {
+        key: "http.listen",
+        listen: &context.config.http.listen,
+        or: ", or \"\" for no HTTP server",
+        connections: CONNECTIONS,
+        last_answers: LAST_ANSWERS,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
+    begin(&plan, runtime, router, metrics)
+}
+
+fn begin(plan: &Plan<'_>, runtime: Runtime, router: Router, metrics: PrometheusHandle) -> Result<Server, ServeError> {
+    let listener = if plan.listen.is_empty() { None } else { Some(bind(plan)?) };
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("serve".to_owned())
-        .spawn(move || runtime.block_on(serve(listener, router, metrics, stopped)))
-        .map_err(ServeError::Thread)?;
+    let (connections, last_answers) = (plan.connections, plan.last_answers);
+    let body = move || {
+        runtime.block_on(serve(listener, router, metrics, stopped, (connections, last_answers)));
+        // What still runs on the runtime has nobody left to answer.
+        runtime.shutdown_background();
+    };
+    let thread = std::thread::Builder::new().name("serve".to_owned()).spawn(body).map_err(ServeError::Thread)?;
     Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
-fn bind(listen: &str) -> Result<std::net::TcpListener, ServeError> {
-    let refused = |source| ServeError::Listen { listen: listen.to_owned(), source };
-    let listener = std::net::TcpListener::bind(listen).map_err(refused)?;
+fn bind(plan: &Plan<'_>) -> Result<std::net::TcpListener, ServeError> {
+    let refused = |source| ServeError::Listen { key: plan.key, or: plan.or, listen: plan.listen.to_owned(), source };
+    let listener = std::net::TcpListener::bind(plan.listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     Ok(listener)
 }
@@ -106,12 +146,19 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: Option<std::net::TcpListener>, router: Router, metrics: PrometheusHandle, mut stop: oneshot::Receiver<()>) {
+async fn serve(
+    listener: Option<std::net::TcpListener>,
+    router: Router,
+    metrics: PrometheusHandle,
+    mut stop: oneshot::Receiver<()>,
+    (places, last_answers): (usize, Duration),
+) {
     let listener = listener.map(TcpListener::from_std).transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "the HTTP server cannot use its socket");
         None
     });
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(places));
+    let (ending, end) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut upkeep = time::interval(UPKEEP);
     loop {
@@ -121,16 +168,17 @@ async fn serve(listener: Option<std::net::TcpListener>, router: Router, metrics:
             Some(_) = connections.join_next() => {}
             stream = accept(listener.as_ref(), &places) => {
                 let (stream, place) = stream;
-                let router = router.clone();
+                let (router, end) = (router.clone(), end.clone());
                 connections.spawn(async move {
-                    drop(time::timeout(CONNECTION_LIFE, answer(stream, router)).await);
+                    drop(time::timeout(CONNECTION_LIFE, answer(stream, router, end)).await);
                     drop(place);
                 });
             }
         }
     }
     drop(listener);
-    drop(time::timeout(LAST_ANSWERS, async { while connections.join_next().await.is_some() {} }).await);
+    drop(ending);
+    drop(time::timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await);
     connections.shutdown().await;
 }
 
@@ -149,10 +197,21 @@ async fn accept(listener: Option<&TcpListener>, places: &Arc<Semaphore>) -> (Tcp
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
+/// Answers one connection's requests. When the sender of `end` is gone, the answer under way is its last.
+async fn answer(stream: TcpStream, router: Router, mut end: watch::Receiver<()>) {
+    // An answer is small: it must not wait for the acknowledgement of the one before.
+    drop(stream.set_nodelay(true));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(16 * 1024);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await {
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = end.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
     }
 }

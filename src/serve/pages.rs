@@ -8,7 +8,7 @@ use axum::{Router, extract::DefaultBodyLimit};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
-use crate::stage::{Context, Health, State};
+use crate::stage::{Health, State};
 
 const INDEX: &str = "tidemark
 
@@ -23,15 +23,20 @@ struct Pages {
     metrics: PrometheusHandle,
 }
 
-pub(super) fn router(context: &Context, metrics: PrometheusHandle) -> Router {
-    let index = format!("{INDEX}\nspec {} on topics {}\n", context.spec.name, context.config.kafka.topic_prefix);
+/// Returns the text of the first page.
+pub(super) fn index(spec: &str, topic_prefix: &str) -> String {
+    format!("{INDEX}\nspec {spec} on topics {topic_prefix}\n")
+}
+
+pub(super) fn router(health: &Health, metrics: PrometheusHandle, index: &str) -> Router {
+    let index = index.to_owned();
     Router::new()
         .route("/", get(async move || index.clone()))
         .route("/metrics", get(rendered))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .layer(DefaultBodyLimit::max(0))
-        .with_state(Pages { health: context.health.clone(), metrics })
+        .with_state(Pages { health: health.clone(), metrics })
 }
 
 async fn rendered(Shared(pages): Shared<Pages>) -> impl IntoResponse {

@@ -24,7 +24,7 @@ use paths::{Paths, Places, ROOT, Room};
 use rules::Completion;
 
 use crate::spec::{Path, Spec};
-use crate::ticket::{Ticket, TicketId};
+use crate::ticket::{FieldValue, Ticket, TicketId};
 
 /// The longest id that is kept, as compact canonical extended JSON.
 pub const MAX_ID_BYTES: usize = 1024;
@@ -168,6 +168,30 @@ impl Normaliser {
             dead.position = Some(format!("line {line}"));
         }
         normalised
+    }
+}
+
+/// What a ticket shows before it is completed: all that a prediction may use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Open {
+    /// Its id, where it has a readable one.
+    pub id: Option<TicketId>,
+    /// Its own prediction, above 0 and finite, where it has one.
+    pub predicted: Option<f64>,
+    /// The spec's fields, in its order.
+    pub fields: Vec<FieldValue>,
+}
+
+impl Normaliser {
+    /// Reads a document that may still be under way, plain or extended JSON, by the rules of completed ones.
+    ///
+    /// # Errors
+    /// What makes it no document: syntax, or a name that is there twice.
+    pub fn open_from_json(&self, json: &[u8], unreadable: &mut Unreadable) -> Result<Open, String> {
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        json::walk(&self.paths, json, slots)?;
+        Ok(self.open(slots, unreadable))
     }
 }
 

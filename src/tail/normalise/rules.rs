@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::dead::{DeadLetter, DeadReason, KEPT_BYTES, Projected, hex};
 use super::extjson::{Cut, Sink, put_text};
 use super::value::{Found, Scalar, number_text};
-use super::{MAX_ID_BYTES, Normalised, Normaliser, Unreadable, Why};
+use super::{MAX_ID_BYTES, Normalised, Normaliser, Open, Unreadable, Why};
 use crate::spec::FieldKind;
 use crate::ticket::{FieldValue, Ticket, TicketId, Transition};
 
@@ -58,12 +58,7 @@ impl Normaliser {
         let id = self.id(slots)?;
         let completed_at_ms = self.completed_at(slots)?;
         let actual = self.actual(slots)?;
-        let fields = self.places.fields.iter().enumerate().map(|(field, places)| {
-            field_value(self.spec.fields[field].kind, places, slots).unwrap_or_else(|why| {
-                unreadable.count(field, why);
-                FieldValue::Missing
-            })
-        });
+        let fields = self.fields(slots, unreadable);
         Ok(Ticket {
             id,
             completed_at_ms,
@@ -71,12 +66,31 @@ impl Normaliser {
             commit: None,
             transition: Transition::Replay,
             actual,
-            fields: fields.collect(),
-            predicted: self.places.prediction.iter().find_map(|&place| {
-                let number = slots[place]?.scalar().number().ok()?;
-                (number > 0.0 && number.is_finite()).then_some(number)
-            }),
+            fields,
+            predicted: self.predicted(slots),
             model_version: self.places.model_version.and_then(|place| text_of(&slots[place]?.scalar()).ok().flatten()),
+        })
+    }
+
+    /// Returns what there is of a ticket that need not be completed.
+    pub(super) fn open<'a, F: Found<'a>>(&self, slots: &Slots<F>, unreadable: &mut Unreadable) -> Open {
+        Open { id: self.id(slots).ok(), predicted: self.predicted(slots), fields: self.fields(slots, unreadable) }
+    }
+
+    fn fields<'a, F: Found<'a>>(&self, slots: &Slots<F>, unreadable: &mut Unreadable) -> Vec<FieldValue> {
+        let fields = self.places.fields.iter().enumerate().map(|(field, places)| {
+            field_value(self.spec.fields[field].kind, places, slots).unwrap_or_else(|why| {
+                unreadable.count(field, why);
+                FieldValue::Missing
+            })
+        });
+        fields.collect()
+    }
+
+    fn predicted<'a, F: Found<'a>>(&self, slots: &Slots<F>) -> Option<f64> {
+        self.places.prediction.iter().find_map(|&place| {
+            let number = slots[place]?.scalar().number().ok()?;
+            (number > 0.0 && number.is_finite()).then_some(number)
         })
     }
 
