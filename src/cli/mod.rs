@@ -7,6 +7,7 @@ pub mod session;
 pub mod time;
 
 mod alerts;
+mod backfill;
 mod baseline;
 mod check;
 mod completions;
@@ -61,6 +62,8 @@ pub enum Command {
     /// Make, list, show baselines; accept how a cause is now
     #[command(subcommand)]
     Baseline(baseline::BaselineCommand),
+    /// Write the prediction errors of history, exactly once, and their statistics
+    Backfill(backfill::BackfillArgs),
     /// Show the last verdict: status, windows, open episodes, what it waits for
     Status(status::StatusArgs),
     /// List alerts, follow them, or silence a cause
@@ -195,6 +198,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::Run(arguments) => run::run(&arguments, &mut session),
         Command::Check(flags) => check::run(&flags, &mut session),
         Command::Baseline(command) => baseline::run(command, &mut session),
+        Command::Backfill(flags) => backfill::run(&flags, &mut session),
         Command::Status(flags) => status::run(&flags, &mut session),
         Command::Alerts(flags) => alerts::run(&flags, &mut session),
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),
