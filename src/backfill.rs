@@ -34,7 +34,7 @@ use crate::topics::Topics;
 
 use item::{Item, Scoring};
 use ledger::Ledger;
-use mongo::Collection;
+use mongo::{Collection, WrittenBack};
 use read::{Day, Source, Sweeps};
 pub use stats::{Extreme, Stats};
 
@@ -296,7 +296,7 @@ fn run_sized(request: &Request, around: &Around<'_>, tell: &mut dyn FnMut(Progre
         batch_rows: sizes.batch_rows,
         written: 0,
         already_there: 0,
-        written_back: 0,
+        written_back: WrittenBack::default(),
         repeats: 0,
         timeless: HashSet::new(),
     };
@@ -316,6 +316,12 @@ fn run_sized(request: &Request, around: &Around<'_>, tell: &mut dyn FnMut(Progre
     )?;
     work.flush()?;
     let Work { stats, written, already_there, written_back, repeats, .. } = work;
+    if written_back.blocked > 0 {
+        notes.push(format!(
+            "{} tickets did not get their prediction: where its document should be they have something else",
+            written_back.blocked
+        ));
+    }
     let mut report = Report {
         id: request.id(spec),
         spec: spec.name.clone(),
@@ -326,7 +332,7 @@ fn run_sized(request: &Request, around: &Around<'_>, tell: &mut dyn FnMut(Progre
         to_ms: request.span.to_ms,
         written,
         already_there,
-        written_back: request.write_back.then_some(written_back),
+        written_back: request.write_back.then_some(written_back.changed),
         repeats,
         in_mongodb: false,
         stats: stats.end(),
@@ -356,7 +362,7 @@ struct Work<'a, 'l> {
     batch_rows: usize,
     written: u64,
     already_there: u64,
-    written_back: u64,
+    written_back: WrittenBack,
     repeats: u64,
     timeless: HashSet<u128>,
 }
@@ -387,7 +393,9 @@ impl Work<'_, '_> {
         }
         if let (Some(collection), Some(version)) = (self.collection, self.request.predictions.version()) {
             for items in batch.iter().flat_map(|(_, items)| items.chunks(mongo::UPDATES)) {
-                self.written_back += collection.write_back(items, version)?;
+                let done = collection.write_back(items, version)?;
+                self.written_back.changed += done.changed;
+                self.written_back.blocked += done.blocked;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod backfill;
 mod command;
 mod e2e;
 mod golden;

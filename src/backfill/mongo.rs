@@ -41,6 +41,34 @@ pub(super) struct Collection {
     write_back: Option<WriteBack>,
 }
 
+/// MongoDB's code for a field below something that is no document.
+const PATH_NOT_VIABLE: i64 = 28;
+
+/// What became of predictions that were to be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WrittenBack {
+    /// Tickets that were changed.
+    pub(super) changed: u64,
+    /// Tickets that have something else where the document of the prediction should be.
+    pub(super) blocked: u64,
+}
+
+/// What one command did.
+#[derive(Default)]
+struct Updated {
+    changed: u64,
+    /// Places of updates in the command that no path led to.
+    blocked: Vec<usize>,
+}
+
+fn whole(number: Option<&Bson>) -> Option<i64> {
+    number.and_then(|number| number.as_i64().or_else(|| number.as_i32().map(i64::from)))
+}
+
+fn reason(error: &Document) -> String {
+    error.get_str("errmsg").unwrap_or("no reason given").to_owned()
+}
+
 /// Where predictions are written back to.
 struct WriteBack {
     prediction: String,
@@ -176,35 +204,52 @@ impl Collection {
         })
     }
 
-    /// Stores predictions on their tickets; returns how many were changed. A ticket that completed again meanwhile, or that has the
-    /// prediction of this version already, stays as it is.
-    pub(super) fn write_back(&self, items: &[Item], version: u64) -> Result<u64, BackfillError> {
-        let Some(to) = &self.write_back else { return Ok(0) };
+    /// Stores predictions on their tickets. A ticket that completed again meanwhile, or that has the prediction of this version
+    /// already, stays as it is.
+    pub(super) fn write_back(&self, items: &[Item], version: u64) -> Result<WrittenBack, BackfillError> {
+        let Some(to) = &self.write_back else { return Ok(WrittenBack::default()) };
         let version = version.to_string();
-        let updates: Vec<Bson> = items
-            .iter()
-            .filter_map(|item| {
-                let (id, completed_at) = item.stored.as_deref()?;
-                let filter = doc! { "_id": id.clone(), &to.completed_at: completed_at.clone(), &to.version: { "$ne": &version } };
-                let set = doc! { &to.prediction: item.predicted, &to.version: &version };
-                Some(Bson::Document(doc! { "q": filter, "u": { "$set": set } }))
-            })
-            .collect();
+        let stored: Vec<(f64, &(Bson, Bson))> = items.iter().filter_map(|item| Some((item.predicted, item.stored.as_deref()?))).collect();
+        let filter = |(id, completed_at): &(Bson, Bson)| doc! { "_id": id.clone(), &to.completed_at: completed_at.clone(), &to.version: { "$ne": &version } };
+        let set = |(predicted, stored): &(f64, &(Bson, Bson))| {
+            doc! { "q": filter(stored), "u": { "$set": { &to.prediction: *predicted, &to.version: &version } } }
+        };
+        let Updated { changed, blocked } = self.update(stored.iter().map(set).collect())?;
+        let Some((parent, prediction, own_version)) = to.parent().filter(|_| !blocked.is_empty()) else {
+            return Ok(WrittenBack { changed, blocked: blocked.len() as u64 });
+        };
+        // Nothing can be set below a null: there the whole document is set.
+        let place = |index: &usize| {
+            let (predicted, stored) = stored.get(*index)?;
+            let mut wanted = filter(stored);
+            wanted.insert(parent, doc! { "$type": "null" });
+            let whole = doc! { prediction: *predicted, own_version: &version };
+            Some(doc! { "q": wanted, "u": { "$set": { parent: whole } } })
+        };
+        let placed = self.update(blocked.iter().filter_map(place).collect())?;
+        Ok(WrittenBack { changed: changed + placed.changed, blocked: (blocked.len() as u64).saturating_sub(placed.changed) })
+    }
+
+    fn update(&self, updates: Vec<Document>) -> Result<Updated, BackfillError> {
         if updates.is_empty() {
-            return Ok(0);
+            return Ok(Updated::default());
         }
         let doing = format!("write predictions back to {}", self.place());
         let command = doc! { "update": &self.name, "updates": updates, "ordered": false, "writeConcern": { "w": "majority" } };
         let reply = self.runtime.block_on(async { self.client.database(&self.database).run_command(command).await });
         let reply = reply.map_err(|error| failure(&doing, &error))?;
-        let wrong = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()).and_then(Bson::as_document);
-        let wrong = wrong.or_else(|| reply.get_document("writeConcernError").ok());
-        if let Some(wrong) = wrong {
-            let reason = wrong.get_str("errmsg").unwrap_or("no reason given").to_owned();
-            return Err(BackfillError::Mongodb { doing, reason });
+        let mut blocked = Vec::new();
+        for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+            match (whole(error.get("code")), whole(error.get("index"))) {
+                (Some(PATH_NOT_VIABLE), Some(index)) => blocked.extend(usize::try_from(index).ok()),
+                _ => return Err(BackfillError::Mongodb { doing, reason: reason(error) }),
+            }
         }
-        let changed = reply.get("nModified").and_then(|count| count.as_i64().or_else(|| count.as_i32().map(i64::from)));
-        Ok(changed.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+        if let Ok(error) = reply.get_document("writeConcernError") {
+            return Err(BackfillError::Mongodb { doing, reason: reason(error) });
+        }
+        let changed = whole(reply.get("nModified")).and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        Ok(Updated { changed, blocked })
     }
 
     /// Writes the document of a job, over the one it had.
@@ -238,6 +283,13 @@ impl Collection {
 }
 
 impl WriteBack {
+    /// Returns the document that holds both, and their names in it; `None` when they are at the root.
+    fn parent(&self) -> Option<(&str, &str, &str)> {
+        let (parent, prediction) = self.prediction.rsplit_once('.')?;
+        let (_, version) = self.version.rsplit_once('.')?;
+        Some((parent, prediction, version))
+    }
+
     /// The prediction goes beside its version: the first of the spec's prediction paths with the version's parent.
     fn of(spec: &Spec) -> Result<Self, BackfillError> {
         let cannot = |what: &str| BackfillError::Usage(format!("--write-back needs {what} in the spec {}", spec.name));
