@@ -8,7 +8,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::Client;
 use mongodb::error::ErrorKind;
 use mongodb::options::{ClientOptions, ReadConcern};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -202,12 +202,7 @@ fn from_mongodb(
     let place = format!("{database}.{} at {}", spec.source.collection, redact_uri(uri.expose_secret()));
     let failure = |error: &mongodb::error::Error| HistoryError::Mongodb { place: place.clone(), reason: said(error) };
     runtime.block_on(async {
-        let mut options = ClientOptions::parse(uri.expose_secret()).await.map_err(|error| failure(&error))?;
-        options.app_name.get_or_insert_with(|| "tidemark".to_owned());
-        options.server_selection_timeout.get_or_insert(PATIENCE);
-        options.connect_timeout.get_or_insert(PATIENCE);
-        options.read_concern = Some(ReadConcern::majority());
-        let client = Client::with_options(options).map_err(|error| failure(&error))?;
+        let client = client(uri).await.map_err(|error| failure(&error))?;
         let collection = client.database(database).collection::<RawDocumentBuf>(&spec.source.collection);
         let filter = completed_within(&spec.ticket.completed_at, interval);
         let mut find = collection.find(filter).batch_size(BATCH).no_cursor_timeout(false);
@@ -223,6 +218,16 @@ fn from_mongodb(
         Ok::<(), HistoryError>(())
     })?;
     Ok(reading.end(spec))
+}
+
+/// Makes a client whose reads are majority reads, patient for seconds unless the connection string says otherwise.
+pub(crate) async fn client(uri: &SecretString) -> Result<Client, mongodb::error::Error> {
+    let mut options = ClientOptions::parse(uri.expose_secret()).await?;
+    options.app_name.get_or_insert_with(|| "tidemark".to_owned());
+    options.server_selection_timeout.get_or_insert(PATIENCE);
+    options.connect_timeout.get_or_insert(PATIENCE);
+    options.read_concern = Some(ReadConcern::majority());
+    Client::with_options(options)
 }
 
 /// What a driver's error says, without the state of the whole topology.
@@ -241,7 +246,7 @@ pub fn said(error: &mongodb::error::Error) -> String {
 
 /// Times occur as dates, numbers of ms and texts; MongoDB compares within a type only. Texts may carry an offset, so their
 /// bounds are a day wider.
-fn completed_within(path: &FieldPath, (from_ms, to_ms): (i64, i64)) -> Document {
+pub(crate) fn completed_within(path: &FieldPath, (from_ms, to_ms): (i64, i64)) -> Document {
     let (Some(name), true) = (plain_name(path), from_ms < to_ms) else { return Document::new() };
     let date = |ms: i64| Bson::DateTime(bson::DateTime::from_millis(ms));
     let day = |ms: i64| rfc3339(ms)[..10].to_owned();

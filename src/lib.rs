@@ -49,6 +49,8 @@ pub mod watch;
 
 pub mod train;
 
+pub mod backfill;
+
 pub mod check;
 pub mod quiet;
 

@@ -45,6 +45,12 @@ impl From<Path> for Vec<String> {
 }
 
 impl Path {
+    /// Returns the path of one name at the root.
+    #[must_use]
+    pub(crate) fn named(name: &str) -> Self {
+        Self(vec![name.to_owned()])
+    }
+
     /// Returns the names from the root.
     #[must_use]
     pub fn names(&self) -> &[String] {

@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["history"],
     &["window"],
     &["watch"],
+    &["backfill"],
     &["judge"],
     &["train"],
     &["check", "quiet", "outbox", "webhook", "trigger_documents", "serve"],

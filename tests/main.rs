@@ -4,6 +4,7 @@
 
 mod support;
 
+mod backfill;
 mod closed_loop;
 mod command;
 mod e2e;

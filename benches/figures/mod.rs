@@ -1,5 +1,6 @@
 //! What a figure is, and all of them.
 
+mod backfill;
 mod backlog;
 mod flights;
 mod latency;
@@ -22,6 +23,7 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("memory", "memory of run with 1,000,000 rows in the window, and while a second million passes", memory::memory),
     ("backlog-inserts", "300,000 inserted flights, MongoDB to Kafka, against a bare cursor", backlog::inserts),
     ("backlog-updates", "300,000 updates to COMPLETED, MongoDB to Kafka, against a bare cursor", backlog::updates),
+    ("backfill", "prediction errors of 300,000 tickets in MongoDB, into Kafka, against a bare find cursor", backfill::backfill),
     ("watch-judge", "300,000 tickets in Kafka to the last verdict, against a plain reader and writer", stages::watch_judge),
     ("latency", "insert acknowledged to ticket visible, 1,000/s", latency::ticket),
     ("predict", "one prediction over HTTP, 1,000/s, against scikit-learn behind a Python server", predict::duration),

@@ -8,6 +8,7 @@ pub mod time;
 
 mod alerts;
 mod audit;
+mod backfill;
 mod baseline;
 mod check;
 mod completions;
@@ -71,6 +72,8 @@ pub enum Command {
     /// List, show, promote, roll back the versions of a model
     #[command(subcommand)]
     Models(models::ModelsCommand),
+    /// Write the prediction errors of history, exactly once, and their statistics
+    Backfill(backfill::BackfillArgs),
     /// Show the last verdict: status, windows, open episodes, what it waits for
     Status(status::StatusArgs),
     /// List alerts, follow them, or silence a cause
@@ -208,6 +211,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::Baseline(command) => baseline::run(command, &mut session),
         Command::Train(flags) => train::run(&flags, &mut session),
         Command::Models(command) => models::run(command, &mut session),
+        Command::Backfill(flags) => backfill::run(&flags, &mut session),
         Command::Status(flags) => status::run(&flags, &mut session),
         Command::Alerts(flags) => alerts::run(&flags, &mut session),
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),

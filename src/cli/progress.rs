@@ -12,6 +12,8 @@ pub(super) struct Progress {
     rows: u64,
 }
 
+/// A step whose end is known.
+const BAR: &str = "{spinner} {msg} {bar:24} {pos}/{len} rows, {per_sec}, {eta} left";
 /// Rows between two updates of the line.
 const EVERY: u64 = 1_024;
 
@@ -46,6 +48,19 @@ impl Progress {
         if let Some(bar) = self.bar.as_ref().filter(|_| self.rows.is_multiple_of(EVERY)) {
             bar.set_position(self.rows);
         }
+    }
+
+    /// Says how many rows of the step are done, of how many; with the rate, and with the time that is left.
+    pub(super) fn rows(&mut self, rows: u64, total: Option<u64>) {
+        self.rows = rows;
+        let Some(bar) = &self.bar else { return };
+        if let (None, Some(total)) = (bar.length(), total) {
+            bar.set_length(total);
+            if let Ok(style) = ProgressStyle::with_template(BAR) {
+                bar.set_style(style);
+            }
+        }
+        bar.set_position(rows);
     }
 
     fn end_step(&mut self) {

@@ -7,6 +7,7 @@ pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
 pub(crate) mod mlflow;
+pub(crate) mod models;
 pub(crate) mod mongo;
 pub(crate) mod parcels;
 pub(crate) mod predictor;

@@ -101,13 +101,15 @@ pub struct DeadLetter {
     pub position: Option<String>,
     /// What may be known of it.
     pub fields: Projected,
+    /// When it says it completed, ms since 1970, where that can be read. Not in the record.
+    pub completed_at_ms: Option<i64>,
 }
 
 impl DeadLetter {
     /// Makes a dead letter of which nothing but the reason is known.
     #[must_use]
     pub fn bare(id: Option<TicketId>, reason: DeadReason, detail: String) -> Self {
-        Self { id, reason, detail, position: None, fields: Projected::withheld(&[]) }
+        Self { id, reason, detail, position: None, fields: Projected::withheld(&[]), completed_at_ms: None }
     }
 
     /// Makes a dead letter of a ticket that was readable but cannot be sent.
@@ -121,7 +123,7 @@ impl DeadLetter {
             Err(error) => String::from_utf8_lossy(&value[..error.valid_up_to()]).into_owned(),
         };
         let fields = Projected { text, bytes: value.len() as u64, sha256: hex(&Sha256::digest(&value)) };
-        Self { id: Some(ticket.id.clone()), reason, detail, position: None, fields }
+        Self { id: Some(ticket.id.clone()), reason, detail, position: None, fields, completed_at_ms: Some(ticket.completed_at_ms) }
     }
 
     /// Returns the record's value.

@@ -229,6 +229,7 @@ fn undecodable(raw: &[u8], detail: String) -> Normalised {
         detail,
         position: None,
         fields: Projected::withheld(raw),
+        completed_at_ms: None,
     }))
 }
 

@@ -42,6 +42,7 @@ impl Normaliser {
                 detail,
                 position: None,
                 fields: self.project(slots),
+                completed_at_ms: self.completed_at(slots).ok(),
             })),
         }
     }
