@@ -459,13 +459,15 @@ fn on_a_real_broker_a_second_process_stands_by_and_takes_over() {
         });
         Running { context, thread }
     };
-    wait_until("the second process stands by", LIMIT, || {
-        matches!(second.context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("standing by")).then_some(())
-    });
+    // Which of the two leads the group decides, when the second one has joined it.
+    let says = |process: &Running, begin: &str| matches!(process.context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with(begin));
+    let both = |one: &Running, other: &Running| says(one, "leading") && says(other, "standing by");
+    wait_until("one leads, the other stands by", LIMIT, || (both(&first, &second) || both(&second, &first)).then_some(()));
+    let (leader, other) = if says(&first, "leading") { (first, second) } else { (second, first) };
     world.insert((0..50).map(completed));
-    first.stop();
+    leader.stop();
     world.insert((50..100).map(completed));
     let all = world.settle(1_000, 100);
     assert!(all.values().all(|times| times.len() == 1));
-    second.stop();
+    other.stop();
 }

@@ -9,6 +9,7 @@ use tidemark::log::{
 };
 
 type OfGroup<T> = Box<dyn Fn(&str) -> T + Send + Sync>;
+type OfTransaction = Box<dyn Fn(&str, &Transaction) + Send + Sync>;
 
 /// Where a test gets in the way.
 pub(crate) struct Ways {
@@ -17,7 +18,7 @@ pub(crate) struct Ways {
     /// Whether the group has an ear for its members yet.
     pub(crate) hears: OfGroup<bool>,
     /// Called with the transactional id before a transaction begins.
-    pub(crate) transact: Box<dyn Fn(&str, &Transaction) + Send + Sync>,
+    pub(crate) transact: OfTransaction,
 }
 
 impl Default for Ways {

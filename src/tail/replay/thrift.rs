@@ -220,7 +220,8 @@ impl Walk<'_> {
         let mut id: i16 = 0;
         loop {
             let head = self.byte()?;
-            if head & 0x0f == 0 {
+            let wire = head & 0x0f;
+            if wire == 0 {
                 return Some(());
             }
             id = match head >> 4 {
@@ -228,7 +229,7 @@ impl Walk<'_> {
                 more => id.checked_add(more.into())?,
             };
             let kind = shape.iter().find(|(known, _)| *known == id).map(|(_, kind)| *kind);
-            self.value(head & 0x0f, kind, depth.checked_sub(1)?)?;
+            self.value(wire, kind, depth.checked_sub(1)?)?;
         }
     }
 
