@@ -28,8 +28,6 @@ pub(crate) fn metadata(restore: i64, mark: u64) -> String {
 
 /// Where to go on.
 pub(crate) struct Restored {
-    /// Fences the last owner.
-    pub(crate) producer: Box<dyn Producer>,
     /// First offset of `summaries` to read.
     pub(crate) from: i64,
     /// Ids of events that are visible although the status does not know them: a transaction was torn behind them.
@@ -44,11 +42,11 @@ impl Restored {
     }
 }
 
-/// Fences the last owner, and reads where it stopped.
+/// Fences the last owner with the producer that it returns, and reads where it stopped.
 ///
 /// The status is the truth: it is the last record of each transaction, so all that belongs to it is visible. Alerts and
 /// triggers beyond it are found by their mark.
-pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<(Restored, Option<Status>), JudgeError> {
+pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<(Box<dyn Producer>, Restored, Option<Status>), JudgeError> {
     let id = format!("{}.judge.{}", context.config.kafka.topic_prefix, context.instance());
     let producer = context.log.producer(&id)?;
     let mut reader = context.log.reader()?;
@@ -72,7 +70,7 @@ pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<(Res
     // Without a commit (offsets expire), and where the log no longer reaches back: all that is left. The status says
     // which marks were judged.
     let from = noted.map_or(bounds.low, |noted| noted.restore.clamp(bounds.low, bounds.end));
-    Ok((Restored { producer, from, visible }, status))
+    Ok((producer, Restored { from, visible }, status))
 }
 
 fn last_status(context: &Context, reader: &mut dyn Reader) -> Result<Option<Status>, JudgeError> {

@@ -1,11 +1,16 @@
 //! The judge's rim: reads summaries, commits verdicts, and goes on where the last owner stopped.
+//!
+//! While one transaction of verdicts is committed, the next is filled. A leader's memory is then ahead of the log, so after any
+//! failure, and when the partition is revoked, it is dropped as a whole, and the next one reads back what became visible. What is
+//! under way at a revoke is settled by the group: its offset came in time, or the transaction is refused.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::log::{Delivered, LogError, Member, OffsetCommit, Polled, Record, TransactError, Transaction};
+use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Record, TransactError, Transaction};
 use crate::metrics;
 use crate::stage::{Context, State};
 use crate::summary::Summary;
@@ -20,10 +25,13 @@ use super::versions::Versions;
 pub(crate) const JUDGE: &str = "judge";
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(200);
+/// How long it is waited at once for the transaction under way while the next is filled, and for summaries while one is under way.
+const FILL: Duration = Duration::from_millis(1);
 /// Marks in one transaction at most: what is behind is caught up in large steps, what is live goes one by one.
 const MARKS_PER_TRANSACTION: usize = 128;
-/// Marks held of a partition while another is behind; what comes beyond them is passed over and read again.
-const MARKS_AHEAD: usize = 500;
+/// Marks held of a partition while another is behind; what comes beyond them is passed over and read again. A fetch brings a watcher
+/// some hundred marks of one partition of tickets before the next, so fewer would have the judge turn back all the time.
+const MARKS_AHEAD: usize = 1_000;
 /// Shortest and longest pause before something that failed is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -101,8 +109,10 @@ fn follow(context: &Context, mut member: Box<dyn Member>) -> Result<(), JudgeErr
     let mut leader: Option<Leader> = None;
     context.health.set(JUDGE, State::Ready("standing by".to_owned()));
     while !context.stop.is_asked() {
-        match member.poll(POLL)? {
+        match member.poll(leader.as_ref().map_or(POLL, Leader::patience))? {
             Polled::Assigned(partitions) if partitions.contains(&0) => {
+                // What is under way ends before it is looked what became visible.
+                drop(leader.take());
                 leader = Some(Leader::take_over(context, member.as_mut(), MARKS_PER_TRANSACTION)?);
             }
             Polled::Revoked(partitions) if partitions.contains(&0) => {
@@ -123,7 +133,10 @@ fn follow(context: &Context, mut member: Box<dyn Member>) -> Result<(), JudgeErr
                 tracing::info!("another process judges now");
                 return Ok(());
             }
-            Err(Stopped::TakeOver { marks }) => Some(Leader::take_over(context, member.as_mut(), marks)?),
+            Err(Stopped::TakeOver { marks }) => {
+                drop(current);
+                Some(Leader::take_over(context, member.as_mut(), marks)?)
+            }
             Err(Stopped::Failed(error)) => return Err(error),
         };
     }
@@ -152,24 +165,34 @@ impl From<LogError> for Stopped {
     }
 }
 
+/// Verdicts, and how long each took.
+type Verdicts = Vec<(Verdict, Duration)>;
+
 /// The owner of the one partition of `summaries`.
 struct Leader {
     core: Core,
     queue: Queue,
     versions: Versions,
     restored: Restored,
+    committer: Committer<Verdicts>,
+    /// What was decided since the last transaction was sealed.
+    filling: Verdicts,
     places: Places,
     /// Next offset to be read.
     next_offset: i64,
     /// Records that are passed over because too much is held: from which offset, and of which partitions.
     passed_over: Option<(i64, std::collections::BTreeSet<u32>)>,
+    /// The offset after the last record that was taken of each partition: what is met again before it is not read twice.
+    taken: BTreeMap<u32, i64>,
     marks_per_transaction: usize,
 }
 
 impl Leader {
     fn take_over(context: &Context, member: &mut dyn Member, marks_per_transaction: usize) -> Result<Self, JudgeError> {
         context.health.set(JUDGE, State::Waiting("reading back what was judged".to_owned()));
-        let (restored, status) = restore::restore(context, member)?;
+        let (producer, restored, status) = restore::restore(context, member)?;
+        let committer = Committer::new("judge-commit", producer)
+            .map_err(|error| LogError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() })?;
         let core = Core::new(context.spec.clone(), context.config.judge.clone(), &context.config.window, status);
         member.start(0, restored.from)?;
         Ok(Self {
@@ -179,7 +202,10 @@ impl Leader {
             versions: Versions::default(),
             next_offset: restored.from,
             restored,
+            committer,
+            filling: Vec::new(),
             passed_over: None,
+            taken: BTreeMap::new(),
             marks_per_transaction,
         })
     }
@@ -188,10 +214,11 @@ impl Leader {
     fn take(&mut self, context: &Context, records: Vec<Delivered>) {
         for record in records {
             self.next_offset = record.offset + 1;
+            if key_of(&record).is_some_and(|partition| self.passes(partition, record.offset)) {
+                continue;
+            }
             let Some(summary) = decode(context, &record) else { continue };
-            if let Some((_, partitions)) = &self.passed_over
-                && partitions.contains(&summary.partition)
-            {
+            if self.passes(summary.partition, record.offset) {
                 continue;
             }
             if self.queue.held_of(summary.partition) >= MARKS_AHEAD {
@@ -199,37 +226,62 @@ impl Leader {
                 continue;
             }
             self.places.saw(summary.mark, record.offset);
+            self.taken.insert(summary.partition, record.offset + 1);
             self.queue.offer(summary);
+        }
+    }
+
+    /// Whether a record of that partition was taken before, or waits to be read again.
+    fn passes(&self, partition: u32, offset: i64) -> bool {
+        let is_passed_over = self.passed_over.as_ref().is_some_and(|(_, partitions)| partitions.contains(&partition));
+        is_passed_over || self.taken.get(&partition).is_some_and(|next| offset < *next)
+    }
+
+    /// How long a poll may wait for summaries.
+    fn patience(&self) -> Duration {
+        match (self.filling.is_empty(), self.committer.is_busy()) {
+            (false, _) => Duration::ZERO,
+            (true, true) => FILL,
+            (true, false) => POLL,
         }
     }
 
     /// Judges all marks that are complete, and commits.
     fn step(&mut self, context: &Context, member: &mut dyn Member) -> Result<(), Stopped> {
-        let mut verdicts = Vec::new();
         while let Some(mark) = self.queue.peek() {
             let fills = self.core.only_fills(mark);
             if !fills && !self.versions.has(context, mark.baseline)? {
                 let version = mark.baseline.unwrap_or_default();
                 let waits = format!("waiting for baseline {}@{version} in topic {}", context.spec.name, context.topics.baselines);
                 context.health.set(JUDGE, State::Waiting(waits));
-                self.commit(context, member, std::mem::take(&mut verdicts))?;
-                return Ok(());
+                return self.settle_and_submit(context, member, FILL);
             }
             let step = self.queue.next().expect("peek() saw it");
             let begun = Instant::now();
             let verdict = self.core.advance(&step, if fills { None } else { self.versions.get(mark.baseline) });
             self.places.passed(mark);
             if let Some(verdict) = verdict {
-                verdicts.push((verdict, begun.elapsed()));
+                self.filling.push((verdict, begun.elapsed()));
             }
-            if verdicts.len() >= self.marks_per_transaction {
-                self.commit(context, member, std::mem::take(&mut verdicts))?;
+            if self.filling.len() >= self.marks_per_transaction {
+                self.settle_and_submit(context, member, Duration::MAX)?;
             }
         }
-        self.commit(context, member, verdicts)?;
+        self.settle_and_submit(context, member, if self.filling.is_empty() { Duration::ZERO } else { FILL })?;
         self.read_again(member)?;
         self.say_how(context);
         Ok(())
+    }
+
+    /// Waits at most so long for the transaction under way, and hands over the next once there is none.
+    fn settle_and_submit(&mut self, context: &Context, member: &dyn Member, time: Duration) -> Result<(), Stopped> {
+        if let Some(Done { note, result, .. }) = self.committer.wait(time) {
+            self.settled(context, &note, result)?;
+        }
+        if self.filling.is_empty() || self.committer.is_busy() {
+            return Ok(());
+        }
+        self.submit(context, member)
     }
 
     /// Reads again what was passed over, once there is room.
@@ -258,10 +310,10 @@ impl Leader {
         }
     }
 
-    fn commit(&mut self, context: &Context, member: &mut dyn Member, verdicts: Vec<(Verdict, Duration)>) -> Result<(), Stopped> {
-        let Some((last, _)) = verdicts.last() else { return Ok(()) };
+    fn submit(&mut self, context: &Context, member: &dyn Member) -> Result<(), Stopped> {
         let Some(membership) = member.membership() else { return Err(Stopped::Fenced) };
-        let number = last.status.mark;
+        let verdicts = std::mem::take(&mut self.filling);
+        let number = verdicts.last().expect("something was filled").0.status.mark;
         let metadata = restore::metadata(self.places.restore_offset().unwrap_or(self.restored.from), number);
         let mut transaction = Transaction {
             offsets: Some((membership, vec![OffsetCommit { partition: 0, offset: self.next_offset, metadata }])),
@@ -272,7 +324,14 @@ impl Leader {
             transaction.records.extend(outputs(context, verdict).into_iter().filter(is_new));
             transaction.last.push(status_record(context, verdict));
         }
-        match self.restored.producer.transact(transaction) {
+        self.committer.submit(transaction, verdicts);
+        Ok(())
+    }
+
+    /// Acts on what became of a transaction.
+    fn settled(&self, context: &Context, verdicts: &Verdicts, result: Result<(), TransactError>) -> Result<(), Stopped> {
+        let number = verdicts.last().map_or(0, |(verdict, _)| verdict.status.mark);
+        match result {
             Ok(()) => {}
             Err(TransactError::Fenced { .. }) => return Err(Stopped::Fenced),
             Err(error @ TransactError::TooLarge { .. }) if verdicts.len() == 1 => {
@@ -281,17 +340,20 @@ impl Leader {
             Err(error) => {
                 tracing::warn!(%error, mark = number, "reading back what became visible");
                 let marks = if matches!(error, TransactError::TooLarge { .. }) { verdicts.len() / 2 } else { self.marks_per_transaction };
-                if context.stop.wait(BACKOFF.0) {
-                    return Ok(());
-                }
+                let _asked = context.stop.wait(BACKOFF.0);
                 return Err(Stopped::TakeOver { marks });
             }
         }
-        for (verdict, took) in &verdicts {
+        for (verdict, took) in verdicts {
             count(verdict, *took);
         }
         Ok(())
     }
+}
+
+/// Returns the partition of `tickets` that a summary is keyed by: nearly all of it need not be parsed to pass it over.
+fn key_of(record: &Delivered) -> Option<u32> {
+    std::str::from_utf8(record.key.as_deref()?).ok()?.parse().ok()
 }
 
 fn decode(context: &Context, record: &Delivered) -> Option<Summary> {

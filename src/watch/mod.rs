@@ -49,6 +49,11 @@ const POLL_RESTORING: Duration = Duration::from_millis(5);
 const FILL: Duration = Duration::from_millis(1);
 /// Records in one transaction at most, however well it goes.
 const MOST_RECORDS: usize = 8_192;
+/// How soon after the last transaction the next is sealed while nothing urgent is in it. Each costs the broker the same, whether it
+/// holds one prediction error or hundreds; and a summary, for which a verdict waits, seldom finds one under way.
+const PACE: Duration = Duration::from_millis(100);
+/// Records that are worth a transaction of their own at any time.
+const MANY_RECORDS: usize = 1_024;
 /// Wait after an error of the log that may pass.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often ends of topics are asked for: they bound what a successor reads back, and tell the lag.
@@ -119,6 +124,13 @@ struct Filling {
     taken: usize,
 }
 
+impl Filling {
+    /// Returns for how long it may still be filled, when the last transaction was sealed so long ago.
+    fn may_wait(&self, since_last: Duration) -> Duration {
+        if self.batch.is_urgent || self.taken >= MANY_RECORDS { Duration::ZERO } else { PACE.saturating_sub(since_last) }
+    }
+}
+
 /// What is known of a transaction beside its records.
 struct Sealed {
     tallies: Vec<(u32, Tally)>,
@@ -146,6 +158,8 @@ struct Watch<'c> {
     restorer: Restorer,
     /// Records in one transaction at most: halved when one is too large, doubled after each that is not.
     limit: usize,
+    /// When the last transaction was sealed.
+    sealed_at: Option<Instant>,
     /// Whether partitions were revoked since the transaction under way was sealed.
     revoked: bool,
     fences: VecDeque<Instant>,
@@ -179,6 +193,7 @@ impl<'c> Watch<'c> {
             starved: BTreeMap::new(),
             restorer,
             limit: MOST_RECORDS,
+            sealed_at: None,
             revoked: false,
             fences: VecDeque::new(),
             not_before: None,
@@ -246,8 +261,11 @@ impl<'c> Watch<'c> {
             }
             Polled::Idle => {}
         }
-        self.settle(if self.filling.taken > 0 { FILL } else { Duration::ZERO })?;
-        self.submit()?;
+        let is_due = self.filling.taken > 0 && self.may_wait().is_zero();
+        self.settle(if is_due { FILL } else { Duration::ZERO })?;
+        if is_due {
+            self.submit()?;
+        }
         self.request_restores()?;
         self.take_restored()?;
         self.feed()?;
@@ -258,7 +276,7 @@ impl<'c> Watch<'c> {
     fn patience(&self) -> Duration {
         let is_waiting = !self.wanting.is_empty() || self.restorer.is_busy() || !self.starved.is_empty();
         if self.filling.taken > 0 {
-            Duration::ZERO
+            self.may_wait().min(if self.is_busy() || is_waiting { FILL } else { POLL })
         } else if !self.is_settled() {
             FILL
         } else if is_waiting {
@@ -266,6 +284,11 @@ impl<'c> Watch<'c> {
         } else {
             POLL
         }
+    }
+
+    /// For how long what was taken may still be added to.
+    fn may_wait(&self) -> Duration {
+        self.filling.may_wait(self.sealed_at.map_or(PACE, |at| at.elapsed()))
     }
 
     fn is_busy(&self) -> bool {
@@ -416,6 +439,7 @@ impl<'c> Watch<'c> {
         }
         let transaction = Transaction { records: batch.records, last: Vec::new(), offsets: Some((membership, commits)) };
         self.revoked = false;
+        self.sealed_at = Some(Instant::now());
         self.committer.as_mut().expect("made before anything is polled").submit(transaction, Sealed { tallies, taken });
         Ok(())
     }

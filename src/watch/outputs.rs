@@ -117,6 +117,8 @@ impl Written {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) records: Vec<Record>,
+    /// Whether a verdict or a person waits for it: it holds a summary or an alert.
+    pub(super) is_urgent: bool,
     shared: BytesMut,
 }
 
@@ -196,6 +198,7 @@ impl Batch {
         if !written.wants(|| source.clone()) {
             return;
         }
+        self.is_urgent = true;
         self.records.push(Record {
             topic: std::sync::Arc::clone(&to.topics.summaries),
             partition: Output::Summaries.partition(to.partition),
@@ -210,6 +213,7 @@ impl Batch {
         if !written.wants(|| Bytes::from(alert.id.clone())) {
             return;
         }
+        self.is_urgent = true;
         let headers = vec![kind(WATCH_ALERT), (Cow::Borrowed(SOURCE), source(to.partition, sequence))];
         let event = alert.alert.event(to.spec, alert.id.clone(), alert.time_ms, &alert.subject);
         self.records.push(event.into_record(std::sync::Arc::clone(&to.topics.alerts), &alert.subject, headers));

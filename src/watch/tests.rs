@@ -513,6 +513,26 @@ fn the_next_transaction_is_filled_while_one_is_committed() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_paced_and_a_summary_is_not() {
+    let mut world = World::new(1);
+    let context = world.context.clone();
+    let mut watch = Watch::new(&context).unwrap();
+    let mut filling = Filling { taken: 1, ..Filling::default() };
+    assert_eq!(filling.may_wait(Duration::ZERO), PACE);
+    assert_eq!(filling.may_wait(PACE), Duration::ZERO);
+    filling.taken = MANY_RECORDS;
+    assert_eq!(filling.may_wait(Duration::ZERO), Duration::ZERO);
+    world.feed(&Event::Ticket(ticket(&spec(), 1, T0)));
+    world.catch_up(&mut watch);
+    assert!(!watch.filling.batch.is_urgent);
+    world.feed(&Event::Mark(T0 + HOUR_MS));
+    work(&mut watch, |watch| watch.partitions[&0].place.mark.is_some());
+    assert!(watch.may_wait().is_zero() || watch.is_busy(), "a verdict waits for it");
+    world.catch_up(&mut watch);
+    assert_eq!(world.summaries().len(), 1);
+}
+
+#[test]
 fn a_failure_drops_what_was_filled_meanwhile() {
     let story = story();
     let expected = told(2, &story).written();
