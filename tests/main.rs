@@ -19,5 +19,7 @@ mod schemas;
 mod servers;
 mod specs;
 mod tail_mongo;
+mod train;
+mod train_servers;
 mod trigger_documents;
 mod webhook;
