@@ -27,5 +27,7 @@ mod servers;
 mod specs;
 mod tail_group;
 mod tail_mongo;
+mod train;
+mod train_servers;
 mod trigger_documents;
 mod webhook;

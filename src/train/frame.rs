@@ -257,3 +257,80 @@ impl Frame {
         Array2::from_shape_vec((height, width), flat).expect("a value for each row and feature")
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::clock::DAY_MS;
+    use crate::ticket::{TicketId, Transition};
+
+    /// When the first ticket completes.
+    pub(crate) const FIRST_MS: i64 = 1_735_689_600_000;
+    const STEP_MS: i64 = 600_000;
+
+    pub(crate) fn spec() -> Spec {
+        Spec::from_toml(include_str!("../../config/execution-tickets.toml")).unwrap()
+    }
+
+    /// A number in [0, 1) that looks random and is always the same (splitmix64).
+    pub(crate) fn drawn(ticket: usize) -> f64 {
+        let mut x = (ticket as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x94d0_49bb_1331_11eb);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// What the `n`th ticket takes: by its type, and 10 % more or less.
+    pub(crate) fn actual(n: usize) -> f64 {
+        [30_000.0, 90_000.0, 200_000.0][n % 3] * (0.9 + 0.2 * drawn(n))
+    }
+
+    pub(crate) fn ticket(spec: &Spec, n: usize, actual: f64) -> Ticket {
+        let mut fields = vec![FieldValue::Missing; spec.fields.len()];
+        fields[spec.field("task_type").unwrap()] = FieldValue::Text(["BUILD", "TEST", "DEPLOY"][n % 3].into());
+        fields[spec.field("risk_band").unwrap()] = FieldValue::Text(["high", "medium"][n % 2].into());
+        fields[spec.field("capabilities").unwrap()] = FieldValue::Number((n % 4) as f64);
+        let completed_at_ms = FIRST_MS + n as i64 * STEP_MS;
+        Ticket {
+            id: TicketId::from_text(&format!("t{n}")),
+            completed_at_ms,
+            event_at_ms: completed_at_ms,
+            commit: None,
+            transition: Transition::History,
+            actual,
+            predicted: Some(actual * 1.5),
+            model_version: None,
+            fields,
+        }
+    }
+
+    /// One ticket every ten minutes.
+    pub(crate) fn frame(rows: usize, actual: impl Fn(usize) -> f64) -> Frame {
+        let spec = spec();
+        let mut collecting = Collecting::new(Arc::new(Encoder::new(&spec).unwrap()));
+        (0..rows).for_each(|n| collecting.push(&ticket(&spec, n, actual(n))));
+        collecting.frame()
+    }
+
+    #[test]
+    fn only_the_newest_rows_are_kept_in_whatever_order_they_come() {
+        let mut labelled = spec();
+        labelled.anomaly = Some(crate::spec::Anomaly { model: "a".into(), label: Some("risk_band".into()), anomalous: vec!["HIGH".into()] });
+        let mut collecting = Collecting::new(Arc::new(Encoder::new(&labelled).unwrap())).with_label(&labelled).with_limit(100);
+        for n in (0..1_000).map(|n| n * 617 % 1_000) {
+            collecting.push(&ticket(&labelled, n, actual(n)));
+            collecting.push_other(&ticket(&labelled, n, 1.0));
+        }
+        let frame = collecting.frame();
+        assert_eq!((frame.rows(), frame.dropped_rows()), (100, 900));
+        let newest: Vec<i64> = (900..1_000).map(|n| FIRST_MS + n * STEP_MS).collect();
+        assert_eq!(frame.completed_at_ms(), newest);
+        let expected: Vec<Option<bool>> = (900..1_000).map(|n| Some(n % 2 == 0)).collect();
+        assert_eq!(frame.labels(), expected, "a label stays with its ticket");
+        assert_eq!(frame.actual(), (900..1_000).map(actual).collect::<Vec<_>>());
+        let mut others = 0;
+        frame.each_other(0, i64::MAX, |_| others += 1);
+        assert!((100..=200).contains(&others), "{others}");
+        assert_eq!(frame.between(FIRST_MS, FIRST_MS + DAY_MS), 0..0);
+    }
+}

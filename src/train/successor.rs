@@ -107,3 +107,75 @@ impl Successor<'_> {
         log_mae_std(interval, lengths, errors)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::frame::tests::{FIRST_MS, actual, frame, spec};
+    use crate::train::trial::{Cause, Request, Trial, trial};
+
+    fn tried(frame: &Frame, spec: &Spec) -> Trial {
+        let now_ms = frame.completed_at_ms().last().unwrap() + 1;
+        let request = Request {
+            id: "t",
+            cause: Cause::Unprompted,
+            now_ms,
+            window_days: 540,
+            min_rows: 100,
+            max_rows: 100_000,
+            threshold: 0.15,
+            slice_ms: 3_600_000,
+        };
+        trial(frame, spec, &request, None, &[]).unwrap()
+    }
+
+    fn with(check: impl FnOnce(&Successor<'_>, &Trial)) {
+        let (spec, frame) = (spec(), frame(3_000, actual));
+        let tried = tried(&frame, &spec);
+        let scored_by = ModelRef::of("m", 7, b"file");
+        let successor = Successor {
+            spec: &spec,
+            frame: &frame,
+            tried: &tried.tried[0],
+            holdout_ms: tried.holdout_ms,
+            from_ms: FIRST_MS,
+            scored_by: &scored_by,
+            window_days: &[1, 3, 7],
+            created_at_ms: 5,
+        };
+        check(&successor, &tried);
+    }
+
+    #[test]
+    fn a_first_baseline_is_made_of_the_trainings_rows_and_measured_out_of_sample() {
+        with(|successor, tried| {
+            let baseline = successor.made(None, 1).unwrap();
+            assert_eq!((baseline.rows, baseline.from_ms, baseline.to_ms), (3_000, FIRST_MS, tried.holdout_ms.1));
+            assert_eq!(baseline.scored_by.as_ref().unwrap().version, 7);
+            assert_eq!(baseline.errors.keys().collect::<Vec<_>>(), ["v7"], "series are not mixed");
+            let errors = &baseline.errors["v7"];
+            assert!((errors.mae - tried.tried[0].candidate.metrics.mae).abs() < 1e-9);
+            assert_eq!(errors.sums.rows, tried.holdout.len() as u64, "the hold-out's errors and no others");
+            assert!((errors.sums.abs_us as f64 / 1000.0 / errors.sums.rows as f64 - errors.mae).abs() < 1.0);
+            for noise in &baseline.noise {
+                assert!(noise.log_mae_std["v7"] > 0.0 && noise.log_mae_std.len() == 1, "{noise:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_scheduled_promotion_carries_features_and_target_on() {
+        with(|successor, tried| {
+            let mut before = successor.made(None, 1).unwrap();
+            before.to_ms = FIRST_MS + 14 * DAY_MS;
+            before.rows = 77;
+            before.noise.iter_mut().for_each(|noise| noise.log_mae_std = [("v3".to_owned(), 9.0)].into());
+            let carried = successor.carried(&before, 2);
+            assert_eq!((carried.version, carried.rows, carried.from_ms), (2, 77, before.from_ms));
+            assert_eq!((&carried.columns, &carried.target), (&before.columns, &before.target));
+            assert_eq!(carried.to_ms, tried.holdout_ms.1, "no window holds what the version was trained or measured on");
+            assert_eq!(carried.noise[0].phi, before.noise[0].phi, "φ belongs to the process");
+            assert!(carried.noise.iter().all(|noise| noise.log_mae_std.contains_key("v7") && !noise.log_mae_std.contains_key("v3")));
+        });
+    }
+}

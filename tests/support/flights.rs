@@ -60,6 +60,12 @@ pub(crate) fn flights(mut each: impl FnMut(Flight)) {
     assert_eq!((number, sizes.len()), (336_776, 336_776));
 }
 
+/// Returns the first lines of the year's file.
+pub(crate) fn first_lines(count: usize) -> Vec<String> {
+    let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/flights-demo.ndjson.zst")).unwrap();
+    BufReader::new(zstd::Decoder::new(file).unwrap()).lines().take(count).map(Result::unwrap).collect()
+}
+
 /// The slow-down of the demo: × 1.6, rounded half up, for three task types in six weeks of summer.
 #[expect(clippy::cast_possible_truncation, reason = "durations are whole milliseconds")]
 pub(crate) fn slow_down(flight: &mut Flight, task_type: usize) {

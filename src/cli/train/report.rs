@@ -124,6 +124,12 @@ impl Report {
             let many = rows.from_the_future;
             notes.push(format!("{many} tickets completed more than an hour from now and were left out: is a clock ahead, here or there?"));
         }
+        if rows.is_at_rest && window.start < window.end {
+            notes.push(format!(
+                "nothing completed in the last {days} days: the window ends with the newest ticket, {}",
+                rfc3339(rows.at_ms - 1)
+            ));
+        }
         if let Some(unused) = rows.tally.unused() {
             notes.push(unused);
         }

@@ -32,17 +32,42 @@ pub(super) struct Rows {
     pub(super) tally: Tally,
     /// Tickets that completed more than an hour ahead of the present; left out.
     pub(super) from_the_future: u64,
+    /// Whether nothing completed in the window before the present.
+    pub(super) is_at_rest: bool,
+}
+
+/// How far back MongoDB is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The window before the present.
+    Window,
+    /// Since 1970.
+    Everything,
 }
 
 /// Reads the rows that completed before `at`, else those that have completed.
+///
+/// MongoDB is asked for the window before the present. When nothing completed in it, for everything: the window of a collection that
+/// has come to rest ends with its newest ticket, as a file's does.
 pub(super) fn read(around: &Surroundings, place: &Place, at: Option<i64>, progress: &mut Progress) -> Result<Rows, Failure> {
+    let rows = read_from(around, place, at, Reach::Window, progress)?;
+    if at.is_none() && matches!(place, Place::Mongodb) && rows.tally.completed == 0 {
+        return read_from(around, place, at, Reach::Everything, progress);
+    }
+    Ok(rows)
+}
+
+fn read_from(around: &Surroundings, place: &Place, at: Option<i64>, reach: Reach, progress: &mut Progress) -> Result<Rows, Failure> {
     let (config, spec) = (&around.config, &around.spec);
     let encoder = Encoder::new(spec).map_err(|error| Failure::new(Exit::Usage, format!("cannot compute the spec's features: {error}")))?;
     let limit = config.train.max_rows.saturating_mul(KEPT);
     let mut collecting = Collecting::new(Arc::new(encoder)).with_label(spec).with_limit(limit);
     let latest_ms = now_ms() + AHEAD_MS;
     let until_ms = at.unwrap_or(latest_ms);
-    let from_ms = until_ms - AHEAD_MS - i64::from(config.train.window_days) * DAY_MS;
+    let from_ms = match reach {
+        Reach::Window => until_ms - AHEAD_MS - i64::from(config.train.window_days) * DAY_MS,
+        Reach::Everything => 0,
+    };
     let asked_until_ms = at.unwrap_or(latest_ms + LOOKED_AHEAD_MS);
     let (mut from_the_future, mut newest_ms) = (0, None::<i64>);
     let tally = tickets::each(place, config, spec, (from_ms, asked_until_ms), progress, &mut |found| {
@@ -62,7 +87,7 @@ pub(super) fn read(around: &Surroundings, place: &Place, at: Option<i64>, progre
     let frame = collecting.frame();
     let at_ms = at.or(newest_ms.map(|newest_ms| newest_ms + 1)).unwrap_or(until_ms);
     let id = super::name(at_ms, &digest(around, &frame));
-    Ok(Rows { frame, at_ms, id, tally, from_the_future })
+    Ok(Rows { frame, at_ms, id, tally, from_the_future, is_at_rest: reach == Reach::Everything })
 }
 
 /// Identifies rows and settings: a training of the same is the same training.
