@@ -37,6 +37,14 @@ pub struct Setting<'s> {
 }
 
 impl Setting<'_> {
+    /// A baseline without a model: the tickets' own predictions are judged.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn without_model(&self, span_ms: (i64, i64)) -> Result<Baseline, Refused> {
+        self.build(span_ms, None)
+    }
+
     /// The first baseline of all: the inputs of `[from_ms, to_ms)`, the errors of the model's hold-out.
     ///
     /// # Errors

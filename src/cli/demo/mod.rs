@@ -43,6 +43,8 @@ use crate::train::trial::{Cause, Decision, Request, trial};
 use crate::trigger::{Trigger, TriggerChange};
 use story::Line;
 
+/// Rows that one of the demo's models is trained on, at most: two months, so that a year of trainings takes seconds.
+const TRAINING_ROWS: usize = 50_000;
 /// Start of the demo's baseline.
 const BASELINE_FROM: &str = "2013-01-01";
 /// Its end, exclusive.
@@ -65,6 +67,9 @@ pub struct Demo {
     /// Leave the flights as they were: inject no slow-down
     #[arg(long)]
     no_slowdown: bool,
+    /// Train nothing: the tickets' own estimates are watched, and requests for trainings stay unanswered
+    #[arg(long)]
+    no_training: bool,
     /// Pace of the replay: max, or a multiple of real time such as 36000x
     #[arg(long, default_value = "max")]
     speed: Speed,
@@ -138,6 +143,7 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     let stop = Stop::default();
     let models = tempfile::tempdir().map_err(|error| Failure::new(Exit::Failed, format!("no folder for the demo's models: {error}")))?;
     let registry: Arc<dyn Registry> = Arc::new(LocalRegistry::new(models.path()));
+    config.train.max_rows = TRAINING_ROWS;
     config.registry.cache = models.path().join("cache").display().to_string();
     let log = MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, ..Limits::default() });
     let context = Context {
@@ -160,7 +166,8 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     let source = source(arguments, &context, &baseline);
     let mut teller = Teller::new(arguments, &context, &baseline, session.out.format == Format::Text)?;
     let history = Place::File(arguments.tickets.clone(), slowdown(arguments, &context));
-    let mut pipeline = Pipeline::start(&context, &Stage::ALL, Some(source), &history).map_err(failed)?;
+    let stages = if arguments.no_training { &[Stage::Tail, Stage::Watch, Stage::Judge][..] } else { &Stage::ALL[..] };
+    let mut pipeline = Pipeline::start(&context, stages, Some(source), &history).map_err(failed)?;
     let mut replayed = false;
     while !(replayed && teller.heard.has_judged_all()) {
         if let Some((part, end)) = pipeline.wait(Duration::ZERO) {
@@ -193,6 +200,18 @@ fn baseline(arguments: &Demo, context: &Context, registry: &dyn Registry) -> Res
     let frame = rows.frame();
     let days = u32::try_from((to - from) / DAY_MS).unwrap_or(u32::MAX);
     let config = &context.config;
+    let setting = Setting {
+        spec: &context.spec,
+        frame: &frame,
+        version: 1,
+        created_at_ms: to,
+        now_ms: to,
+        window_days: &config.window.days,
+        answers: None,
+    };
+    if arguments.no_training {
+        return setting.without_model((from, to)).map_err(|error| bad("the demo's baseline", &error));
+    }
     let request = Request {
         id: "demo-first",
         cause: Cause::Unprompted,
@@ -213,15 +232,6 @@ fn baseline(arguments: &Demo, context: &Context, registry: &dyn Registry) -> Res
     let (publication, file) = publication(&about, &trial, tried).map_err(|error| bad("the demo's first model", &error))?;
     let published = registry.publish(&publication).map_err(|error| bad("the demo's registry", &error))?;
     registry.promote(&context.spec.model, published.version, "the first").map_err(|error| bad("the demo's registry", &error))?;
-    let setting = Setting {
-        spec: &context.spec,
-        frame: &frame,
-        version: 1,
-        created_at_ms: to,
-        now_ms: to,
-        window_days: &config.window.days,
-        answers: None,
-    };
     let named = ModelRef::of(&context.spec.model, published.version, &file);
     setting.first((from, to), &named, &tried.candidate, trial.holdout.clone()).map_err(|error| bad("the demo's baseline", &error))
 }
@@ -247,7 +257,7 @@ fn source(arguments: &Demo, context: &Context, baseline: &Baseline) -> Box<dyn S
         speed: arguments.speed,
         slowdown: slowdown(arguments, context),
         await_baseline: Some((baseline.to_ms, baseline.version)),
-        lives_through: true,
+        lives_through: !arguments.no_training,
     };
     Box::new(ReplaySource::new(plan, &context.spec))
 }
@@ -544,8 +554,10 @@ impl Teller {
                 vec![short(&row.asked), row.outcome.clone(), version, minutes(row.mae_before), minutes(row.mae_after)]
             })
             .collect();
-        out.table(&["training asked for", "outcome", "version", "error over a day before", "after"], &rows)?;
-        out.line("")?;
+        if !rows.is_empty() {
+            out.table(&["training asked for", "outcome", "version", "error over a day before", "after"], &rows)?;
+            out.line("")?;
+        }
         out.line(format!(
             "  {} tickets in {seconds:.1} s ({:.0} tickets/s), a look at every one of {} hours",
             totals.tickets, totals.tickets_per_second, totals.marks
@@ -560,6 +572,7 @@ impl Teller {
         out.line(title)?;
         for (command, what) in [
             ("tidemark demo --no-slowdown", "the year as it was"),
+            ("tidemark demo --no-training", "the schedule's own estimates watched, and nobody answers"),
             (
                 "tidemark check --tickets data/flights-demo.ndjson.zst --baseline-from 2013-01-01 --baseline-to 2013-03-01 --at 2013-03-22 --window 7d",
                 "one window, one verdict",
