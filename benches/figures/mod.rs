@@ -2,6 +2,7 @@
 
 mod backlog;
 mod flights;
+mod forests;
 mod latency;
 mod memory;
 mod process;
@@ -23,6 +24,8 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("backlog-updates", "300,000 updates to COMPLETED, MongoDB to Kafka, against a bare cursor", backlog::updates),
     ("watch-judge", "300,000 tickets in Kafka to the last verdict, against a plain reader and writer", stages::watch_judge),
     ("latency", "insert acknowledged to ticket visible, 1,000/s", latency::ticket),
+    ("forest", "the duration forest on 100,000 flights, against scikit-learn's; its file in onnxruntime", forests::forest),
+    ("isolation", "the isolation forest on 100,000 flights with planted anomalies, against scikit-learn's", forests::isolation),
     ("alert-latency", "commit of the ticket that ends a slice to alert visible, 1,000/s", latency::alert),
 ];
 
