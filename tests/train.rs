@@ -28,10 +28,14 @@ impl Place {
 
     /// Runs the command with nothing in its environment but the registry.
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the command starts")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env_clear().stdin(Stdio::null()).args(arguments);
         command.env("TIDEMARK_REGISTRY_DIRECTORY", self.path("models"));
-        command.output().expect("the command starts")
+        command
     }
 
     /// Trains on tickets and returns the exit code and the report.
@@ -238,7 +242,8 @@ fn what_is_in_production_stays_when_it_cannot_be_compared_with() {
 #[test]
 fn a_registry_that_does_not_answer_is_known_before_anything_is_read() {
     let place = Place::new();
-    let away = place.run(&["train", "--file", "no-such-file", "--mlflow-tracking-uri", "http://joe:hunter2@127.0.0.1:1"]);
+    let mut command = place.command(&["train", "--file", "no-such-file"]);
+    let away = command.env("MLFLOW_TRACKING_URI", "http://joe:hunter2@127.0.0.1:1").output().unwrap();
     assert_eq!(away.status.code(), Some(4), "{}", both(&away));
     assert!(both(&away).contains("in MLflow at http://") && !both(&away).contains("hunter2"), "{}", both(&away));
     let none = place.run(&["train", "--file", "no-such-file", "--set", "registry.directory="]);
