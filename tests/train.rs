@@ -28,10 +28,14 @@ impl Place {
 
     /// Runs the command with nothing in its environment but the registry.
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the command starts")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env_clear().stdin(Stdio::null()).args(arguments);
         command.env("TIDEMARK_REGISTRY_DIRECTORY", self.path("models"));
-        command.output().expect("the command starts")
+        command
     }
 
     /// Trains on tickets and returns the exit code and the report.
@@ -235,6 +239,18 @@ fn what_is_in_production_stays_when_it_cannot_be_compared_with() {
     assert_eq!((code, place.in_production()), (0, vec![1]), "an emptied registry begins anew: {emptied}");
 }
 
+#[test]
+fn a_registry_that_does_not_answer_is_known_before_anything_is_read() {
+    let place = Place::new();
+    let mut command = place.command(&["train", "--file", "no-such-file"]);
+    let away = command.env("MLFLOW_TRACKING_URI", "http://joe:hunter2@127.0.0.1:1").output().unwrap();
+    assert_eq!(away.status.code(), Some(4), "{}", both(&away));
+    assert!(both(&away).contains("in MLflow at http://") && !both(&away).contains("hunter2"), "{}", both(&away));
+    let none = place.run(&["train", "--file", "no-such-file", "--set", "registry.directory="]);
+    assert!(none.status.code() == Some(2) && both(&none).contains("MLFLOW_TRACKING_URI"), "{}", both(&none));
+    assert_eq!(place.run(&["train", "--window-days=0"]).status.code(), Some(2));
+}
+
 /// The four kinds of the contract, and two that no rule knows.
 fn plant(n: u64, ticket: &mut Value) {
     let planted = n % 50 == 7;
@@ -269,6 +285,7 @@ fn plant(n: u64, ticket: &mut Value) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "its figures are worth a look")]
 fn planted_anomalies_are_found_on_later_tickets_and_without_any_precision_is_unknown() {
     let place = Place::new();
     let config = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/execution-tickets.toml")).unwrap();

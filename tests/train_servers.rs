@@ -67,6 +67,7 @@ fn predicted(mlflow: &Mlflow, version: u64, lines: &[String], folder: &Path) {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "its figures are worth a look")]
 fn a_training_on_real_servers_predicts_in_python_what_it_predicts_in_rust() {
     let mlflow = Mlflow::start();
     let deployment = Deployment::new("train_flights", 2);

@@ -3,6 +3,7 @@
 mod backfill;
 mod backlog;
 mod flights;
+mod forests;
 mod latency;
 mod memory;
 mod predict;
@@ -28,6 +29,8 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("latency", "insert acknowledged to ticket visible, 1,000/s", latency::ticket),
     ("predict", "one prediction over HTTP, 1,000/s, against scikit-learn behind a Python server", predict::duration),
     ("load", "a worker's load against 1,000,000 tickets in MongoDB", predict::load),
+    ("forest", "the duration forest on 100,000 flights, against scikit-learn's; its file in onnxruntime", forests::forest),
+    ("isolation", "the isolation forest on 100,000 flights with planted anomalies, against scikit-learn's", forests::isolation),
     ("alert-latency", "commit of the ticket that ends a slice to alert visible, 1,000/s", latency::alert),
 ];
 

@@ -336,7 +336,15 @@ mod tests {
     #[test]
     fn each_fault_is_told_by_its_key() {
         type Spoil = fn(&mut Spec);
-        let cases: [(Spoil, &str); 26] = [
+        fn anomaly(model: &str, label: &str, anomalous: &[&str]) -> Option<crate::spec::Anomaly> {
+            let anomalous = anomalous.iter().map(ToString::to_string).collect();
+            Some(crate::spec::Anomaly { model: model.into(), label: Some(label.into()), anomalous })
+        }
+        let cases: [(Spoil, &str); 30] = [
+            (|s| s.anomaly = anomaly("a b", "risk_band", &["x"]), "anomaly.model: \"a b\" is no name"),
+            (|s| s.anomaly = anomaly("ticket-duration-predictor", "risk_band", &["x"]), "anomaly.model: ticket-duration-predictor is"),
+            (|s| s.anomaly = anomaly("a", "retry_count", &["x"]), "anomaly.label: \"retry_count\" is no text field"),
+            (|s| s.anomaly = anomaly("a", "risk_band", &[]), "anomaly.anomalous: no value"),
             (|s| s.name = "a b".into(), "name: \"a b\" is no name"),
             (|s| s.model = String::new(), "model: \"\" is no name"),
             (|s| s.source.database = "a.b".into(), "source.database: "),

@@ -290,7 +290,7 @@ pub(crate) mod tests {
         fields[spec.field("task_type").unwrap()] = FieldValue::Text(["BUILD", "TEST", "DEPLOY"][n % 3].into());
         fields[spec.field("risk_band").unwrap()] = FieldValue::Text(["high", "medium"][n % 2].into());
         fields[spec.field("capabilities").unwrap()] = FieldValue::Number((n % 4) as f64);
-        let completed_at_ms = FIRST_MS + n as i64 * STEP_MS;
+        let completed_at_ms = FIRST_MS + i64::try_from(n).unwrap() * STEP_MS;
         Ticket {
             id: TicketId::from_text(&format!("t{n}")),
             completed_at_ms,

@@ -11,12 +11,11 @@ mod settle;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::clock::{now_ms, rfc3339};
+use crate::clock::rfc3339;
 use crate::config::Config;
 use crate::log::Log;
 use crate::model::duration::{DurationModel, MODEL_FILE};
 use crate::model::onnx::MAX_BYTES;
-use crate::model::shelf::ModelRef;
 use crate::registry::{Registry, RegistryError};
 use crate::spec::Spec;
 use crate::topics::Topics;
@@ -191,18 +190,8 @@ fn train(around: &Surroundings, production: &InProduction, rows: &Rows, progress
     Ok(report)
 }
 
-/// Names a version by its file.
-fn named(model: &str, version: u64, file: &[u8]) -> ModelRef {
-    ModelRef::of(model, version, file)
-}
-
 /// What a training is called when its rows are what is asked for: the same rows, the same name.
 fn name(at_ms: i64, digest: &[u8]) -> String {
     let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("train-{}-{digest}", rfc3339(at_ms))
-}
-
-/// The present, which only people and documents see.
-fn present_ms() -> i64 {
-    now_ms()
 }

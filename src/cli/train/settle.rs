@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use crate::baseline::Baseline;
 use crate::baseline::builder::Refused;
-use crate::clock::DAY_MS;
+use crate::clock::{DAY_MS, now_ms};
+use crate::model::shelf::ModelRef;
 use crate::registry::{Registry, Version};
 use crate::train::candidate::example;
 use crate::train::plots::plots;
@@ -14,7 +15,7 @@ use crate::train::trial::{Decision, Request, Trial};
 
 use super::report::{BaselineReport, ModelReport, Report};
 use super::rows::Rows;
-use super::{InProduction, Surroundings, named, present_ms};
+use super::{InProduction, Surroundings};
 use crate::cli::audit::{Promotion, write_promotion, write_report};
 use crate::cli::baseline::publish::{Publisher, find_document, publish_document, versions};
 use crate::cli::exit::{Exit, Failure};
@@ -72,7 +73,7 @@ pub(super) fn duration(
         publication.artifacts.extend(plots(tried, &rows.frame.actual()[trial.holdout.clone()], &around.spec.target.name));
         let version = registry.publish(&publication)?;
         said.versions.push(version.version);
-        published.push(named(model, version.version, &file));
+        published.push(ModelRef::of(model, version.version, &file));
     }
     if repeated {
         said.outcome = "already promoted";
@@ -89,7 +90,7 @@ pub(super) fn duration(
         from_ms: request.now_ms - i64::from(request.window_days) * DAY_MS,
         scored_by,
         window_days: &around.config.window.days,
-        created_at_ms: present_ms(),
+        created_at_ms: now_ms(),
     };
     report.baseline = baseline(around, &successor, report, progress)?;
     progress.step("promoting");
