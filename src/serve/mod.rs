@@ -176,8 +176,8 @@ async fn serve(
             }
         }
     }
-    drop(listener);
     drop(ending);
+    drop(listener);
     drop(time::timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await);
     connections.shutdown().await;
 }

@@ -363,7 +363,12 @@ fn the_answer_under_way_is_given_when_the_server_stops() {
     let mut go_on = [0; 25];
     slow.read_exact(&mut go_on).unwrap();
     let server = service.server.take().unwrap();
+    let address = server.address().unwrap();
     let stopping = std::thread::spawn(move || server.stop());
+    // Nobody new is let in once those who are in have been told.
+    while TcpStream::connect(address).is_ok() {
+        std::thread::yield_now();
+    }
     slow.write_all(br#"{"ticket": {}}"#).unwrap();
     assert_eq!(answer(&mut slow).0, 200);
     stopping.join().unwrap();
