@@ -29,7 +29,7 @@ use crate::stage::Context;
 const CONNECTIONS: usize = 64;
 /// From the last answer (or the connection) to the end of a request's head.
 const HEAD_WAIT: Duration = Duration::from_secs(75);
-/// Longest life of a connection: whoever reads slower makes a new one.
+/// Life of a connection: the answer under way then is its last, and whoever reads that slower than [`HEAD_WAIT`] goes without.
 const CONNECTION_LIFE: Duration = Duration::from_mins(10);
 /// What answers under way are given when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -170,14 +170,14 @@ async fn serve(
                 let (stream, place) = stream;
                 let (router, end) = (router.clone(), end.clone());
                 connections.spawn(async move {
-                    drop(time::timeout(CONNECTION_LIFE, answer(stream, router, end)).await);
+                    drop(time::timeout(CONNECTION_LIFE + HEAD_WAIT, answer(stream, router, end)).await);
                     drop(place);
                 });
             }
         }
     }
-    drop(listener);
     drop(ending);
+    drop(listener);
     drop(time::timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await);
     connections.shutdown().await;
 }
@@ -197,16 +197,19 @@ async fn accept(listener: Option<&TcpListener>, places: &Arc<Semaphore>) -> (Tcp
     }
 }
 
-/// Answers one connection's requests. When the sender of `end` is gone, the answer under way is its last.
+/// Answers one connection's requests. When the sender of `end` is gone, or its life is over, the answer under way is its last.
 async fn answer(stream: TcpStream, router: Router, mut end: watch::Receiver<()>) {
     // An answer is small: it must not wait for the acknowledgement of the one before.
     drop(stream.set_nodelay(true));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(16 * 1024);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let last = async {
+        tokio::select! { _ = end.changed() => {}, () = time::sleep(CONNECTION_LIFE) => {} }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = end.changed() => {
+        () = last => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -46,6 +46,8 @@ const CONNECTIONS: usize = 1_024;
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// A batch of more tickets than this leaves the runtime's threads: some 500 µs.
 const ON_THE_SPOT: usize = 8;
+/// How long a process that has just started is not ready because the registry has not answered.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often MongoDB is asked for its indexes until it has answered.
 const INDEX_AGAIN: Duration = Duration::from_secs(5);
 /// The description of the interface, for batches as they are by default.
@@ -137,6 +139,7 @@ pub fn start(serving: &Serving<'_>, metrics: PrometheusHandle) -> Result<Server,
     }
     let tickets = Tickets::new(spec, ms_per_unit).map_err(ServeError::Spec)?;
     let tickets = if serve.enhanced_scheduling {
+        drop(runtime.spawn(do_not_wait_long(serving.health.clone())));
         let every = Duration::from_secs(u64::from(serve.follow_seconds));
         tickets.follow(serving.registry.clone(), serving.stop, serving.health, every).map_err(ServeError::Thread)?
     } else {
@@ -257,6 +260,16 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     if is_json { Ok(()) } else { Err(Problem::not_json(&text.chars().take(100).collect::<String>())) }
+}
+
+/// A registry that does not answer keeps nobody waiting: rules answer meanwhile.
+async fn do_not_wait_long(health: Health) {
+    time::sleep(FIRST_LOOK).await;
+    for part in ["model", "anomaly-model"] {
+        if matches!(health.all().get(part), Some(State::Waiting(_))) {
+            health.set(part, State::Ready("rules answer: the registry has not answered yet".to_owned()));
+        }
+    }
 }
 
 /// Says at the start whether MongoDB has the index that the load predictor needs.

@@ -123,33 +123,35 @@ fn publish(registry: &LocalRegistry, model: &str, file: Vec<u8>) -> u64 {
     registry.publish(&publication).unwrap().version
 }
 
+/// A registry that nobody may ask.
+struct Untouched;
+impl Registry for Untouched {
+    fn publish(&self, _: &Publication) -> Result<crate::registry::Published, crate::registry::RegistryError> {
+        panic!("touched")
+    }
+    fn versions(&self, _: &str) -> Result<Vec<crate::registry::Version>, crate::registry::RegistryError> {
+        panic!("touched")
+    }
+    fn production(&self, _: &str) -> Result<Option<u64>, crate::registry::RegistryError> {
+        panic!("touched")
+    }
+    fn promote(&self, _: &str, _: u64, _: &str) -> Result<(), crate::registry::RegistryError> {
+        panic!("touched")
+    }
+    fn set_tag(&self, _: &str, _: u64, _: &str, _: &str) -> Result<(), crate::registry::RegistryError> {
+        panic!("touched")
+    }
+    fn load(&self, _: &str, _: u64, _: &[&str], _: u64) -> Result<BTreeMap<String, Vec<u8>>, crate::registry::RegistryError> {
+        panic!("touched")
+    }
+}
+
 fn model(value: f32) -> Vec<u8> {
     constant(&spec(), value).to_bytes("duration_ms").unwrap()
 }
 
 #[test]
 fn without_enhanced_scheduling_rules_answer_at_once_and_the_registry_is_not_touched() {
-    struct Untouched;
-    impl Registry for Untouched {
-        fn publish(&self, _: &Publication) -> Result<crate::registry::Published, crate::registry::RegistryError> {
-            panic!("touched")
-        }
-        fn versions(&self, _: &str) -> Result<Vec<crate::registry::Version>, crate::registry::RegistryError> {
-            panic!("touched")
-        }
-        fn production(&self, _: &str) -> Result<Option<u64>, crate::registry::RegistryError> {
-            panic!("touched")
-        }
-        fn promote(&self, _: &str, _: u64, _: &str) -> Result<(), crate::registry::RegistryError> {
-            panic!("touched")
-        }
-        fn set_tag(&self, _: &str, _: u64, _: &str, _: &str) -> Result<(), crate::registry::RegistryError> {
-            panic!("touched")
-        }
-        fn load(&self, _: &str, _: u64, _: &[&str], _: u64) -> Result<BTreeMap<String, Vec<u8>>, crate::registry::RegistryError> {
-            panic!("touched")
-        }
-    }
     let mut config = config();
     config.serve.enhanced_scheduling = false;
     let service = Service::start(&config, Some(Arc::new(Untouched)));
@@ -163,6 +165,18 @@ fn without_enhanced_scheduling_rules_answer_at_once_and_the_registry_is_not_touc
     );
     assert_eq!(prediction["confidence"], json!(0.5));
     assert!(service.health.is_ready());
+}
+
+#[test]
+fn a_follower_that_panics_is_a_failed_part_and_answers_go_on() {
+    let service = Service::start(&config(), Some(Arc::new(Untouched)));
+    let begun = Instant::now();
+    while !matches!(service.health.all().get("model"), Some(State::Failed(why)) if why.contains("panicked")) {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::yield_now();
+    }
+    let (status, answer) = service.ask("duration", r#"{"ticket": {}}"#);
+    assert_eq!((status, &answer["prediction"]["fallback"]), (200, &json!("no_model")));
 }
 
 #[test]
@@ -349,7 +363,12 @@ fn the_answer_under_way_is_given_when_the_server_stops() {
     let mut go_on = [0; 25];
     slow.read_exact(&mut go_on).unwrap();
     let server = service.server.take().unwrap();
+    let address = server.address().unwrap();
     let stopping = std::thread::spawn(move || server.stop());
+    // Nobody new is let in once those who are in have been told.
+    while TcpStream::connect(address).is_ok() {
+        std::thread::yield_now();
+    }
     slow.write_all(br#"{"ticket": {}}"#).unwrap();
     assert_eq!(answer(&mut slow).0, 200);
     stopping.join().unwrap();

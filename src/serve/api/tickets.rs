@@ -83,12 +83,18 @@ impl Tickets {
         }
         let (spec, stop, health) = (Arc::clone(&self.spec), stop.clone(), health.clone());
         let body = move || {
-            loop {
-                models.duration.look(registry.as_ref(), &spec, &health);
-                models.anomaly.look(registry.as_ref(), &spec, &health);
-                if stop.wait(every) {
-                    return;
+            let follow = std::panic::AssertUnwindSafe(|| {
+                loop {
+                    models.duration.look(registry.as_ref(), &spec, &health);
+                    models.anomaly.look(registry.as_ref(), &spec, &health);
+                    if stop.wait(every) {
+                        return;
+                    }
                 }
+            });
+            if std::panic::catch_unwind(follow).is_err() {
+                let why = "following Production panicked; its message is in the log. What answered goes on; restart to follow again";
+                health.set("model", State::Failed(why.to_owned()));
             }
         };
         std::thread::Builder::new().name("follow-models".to_owned()).spawn(body)?;
