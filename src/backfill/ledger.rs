@@ -326,9 +326,9 @@ impl<'l> Ledger<'l> {
     }
 
     /// Returns between which offsets the errors of a day stand that positions count.
-    fn spans(&mut self, day: i64) -> Result<Vec<(Vec<i64>, Vec<i64>)>, BackfillError> {
+    fn spans(&mut self, day: i64) -> Result<Vec<Between>, BackfillError> {
         let ends = self.ends()?;
-        let mut spans: Vec<(Vec<i64>, Vec<i64>)> = Vec::new();
+        let mut spans: Vec<Between> = Vec::new();
         for (place, noted) in self.noted.iter().enumerate().filter(|(_, noted)| noted.days.contains(&day)) {
             // The next ends that differ were taken after its transaction.
             let later = self.noted[place + 1..].iter().map(|later| &later.from).find(|from| **from != noted.from);
@@ -373,6 +373,9 @@ impl<'l> Ledger<'l> {
         (0..self.form.partitions).map(|partition| Ok(self.reader.bounds(&self.form.topic, partition)?.end)).collect()
     }
 }
+
+/// Offsets by partition: the first, and those behind the last.
+type Between = (Vec<i64>, Vec<i64>);
 
 /// One transaction, before it is sent.
 #[derive(Default)]

@@ -210,7 +210,10 @@ impl Collection {
         let Some(to) = &self.write_back else { return Ok(WrittenBack::default()) };
         let version = version.to_string();
         let stored: Vec<(f64, &(Bson, Bson))> = items.iter().filter_map(|item| Some((item.predicted, item.stored.as_deref()?))).collect();
-        let filter = |(id, completed_at): &(Bson, Bson)| doc! { "_id": id.clone(), &to.completed_at: completed_at.clone(), &to.version: { "$ne": &version } };
+        let filter = |(id, completed_at): &(Bson, Bson)| {
+            let there = doc! { &to.version: &version, &to.prediction: { "$gt": 0 } };
+            doc! { "_id": id.clone(), &to.completed_at: completed_at.clone(), "$nor": [there] }
+        };
         let set = |(predicted, stored): &(f64, &(Bson, Bson))| {
             doc! { "q": filter(stored), "u": { "$set": { &to.prediction: *predicted, &to.version: &version } } }
         };

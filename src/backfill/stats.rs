@@ -165,7 +165,7 @@ impl Collecting {
 
     pub(super) fn end(mut self) -> Stats {
         self.exact.sort_unstable_by(f64::total_cmp);
-        let at = |q: f64| (self.processed > 0).then(|| if self.bins.is_empty() { quantile(&self.exact, q) } else { self.from_bins(q) });
+        let at = |q: f64| (self.processed > 0).then(|| if self.bins.is_empty() { quantile(&self.exact, q) } else { self.binned(q) });
         Stats {
             processed: self.processed,
             skipped_no_actual: self.skipped.no_actual,
@@ -186,7 +186,7 @@ impl Collecting {
 
     /// The middle, by ratio, of the bin that holds the `q` quantile's rank; below the first bin's end, 0.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank below the number of rows")]
-    fn from_bins(&self, q: f64) -> f64 {
+    fn binned(&self, q: f64) -> f64 {
         let rank = ((self.processed - 1) as f64 * q).round() as u64;
         let mut passed = 0;
         for (bin, count) in self.bins.iter().enumerate() {
