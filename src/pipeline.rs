@@ -5,10 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::history;
 use crate::judge::{self, JudgeError};
 use crate::stage::{Context, State};
 use crate::tail::{self, Source, TailError};
-use crate::history;
 use crate::train::stage::{self as train, TrainStageError};
 use crate::trigger_documents::{self, TriggerDocumentsError};
 use crate::watch::{self, WatchError};

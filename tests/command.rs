@@ -50,7 +50,9 @@ fn flights(number: usize) -> String {
 fn help_is_an_answer_and_a_wrong_command_line_a_fault() {
     let help = run(&mut tidemark(&["--help"]));
     ends(&help, 0);
-    for command in ["run", "demo", "check", "baseline", "train", "models", "status", "alerts", "test-alert", "config", "spec", "completions"] {
+    for command in
+        ["run", "demo", "check", "baseline", "train", "models", "status", "alerts", "test-alert", "config", "spec", "completions"]
+    {
         assert!(out(&help).contains(&format!("\n  {command} ")), "{command}: {}", out(&help));
         let help = run(&mut tidemark(&[command, "--help"]));
         ends(&help, 0);

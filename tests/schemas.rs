@@ -229,7 +229,14 @@ fn controls() -> Vec<Control> {
     vec![
         Control::Gap { id: id(), from_ms: 1, to_ms: 2, reason: "the oplog rolled over".to_owned() },
         Control::Baseline { id: id(), version: 2 },
-        Control::Outcome { id: id(), trigger: "t".to_owned(), outcome: "not_yet".to_owned(), reason: "too few rows".to_owned(), mark: Some(7), baseline: Some(2) },
+        Control::Outcome {
+            id: id(),
+            trigger: "t".to_owned(),
+            outcome: "not_yet".to_owned(),
+            reason: "too few rows".to_owned(),
+            mark: Some(7),
+            baseline: Some(2),
+        },
         Control::Silence { id: id(), cause: "error".to_owned(), until_ms: 9 },
         Control::Accept { id: id(), cause: "error".to_owned() },
         Control::ChainStart { id: id(), spec: "s".to_owned(), fingerprint: spec().fingerprint(), partitions: 4 },

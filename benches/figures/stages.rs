@@ -16,7 +16,10 @@ use crate::support;
 pub(crate) fn year(runs: usize) -> Vec<Figure> {
     let mut rates = Vec::new();
     for _ in 0..runs {
-        let output = Command::new(env!("CARGO_BIN_EXE_tidemark")).args(["demo", "--no-training", "--output", "json"]).output().expect("the binary is built");
+        let output = Command::new(env!("CARGO_BIN_EXE_tidemark"))
+            .args(["demo", "--no-training", "--output", "json"])
+            .output()
+            .expect("the binary is built");
         assert!(output.status.success(), "the demo failed: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         let summary: serde_json::Value = serde_json::from_str(text.lines().last().expect("a summary")).expect("JSON");

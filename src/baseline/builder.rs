@@ -12,7 +12,7 @@ use crate::ticket::Ticket;
 use super::learned::learned;
 use super::noise::{Daily, DailyError, noise};
 use super::quantile::{edges, quantile, sample};
-use super::{LOG_OFFSET, Baseline, Bins, Cell, Column, ErrorBaseline, RECORDED, TargetColumn};
+use super::{Baseline, Bins, Cell, Column, ErrorBaseline, LOG_OFFSET, RECORDED, TargetColumn};
 
 /// Usable tickets that a baseline needs.
 pub const MIN_ROWS: usize = 100;

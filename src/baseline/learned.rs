@@ -12,23 +12,14 @@ use super::builder::{CODES, Moments};
 ///   target that did not complete.
 /// - A category without a ticket gets the feature's default.
 #[must_use]
-pub(crate) fn learned(
-    spec: &Spec,
-    encoder: &Encoder,
-    feature: usize,
-    codes: &[u8],
-    actual: &[f64],
-    others: &[u64; CODES],
-) -> Vec<f64> {
+pub(crate) fn learned(spec: &Spec, encoder: &Encoder, feature: usize, codes: &[u8], actual: &[f64], others: &[u64; CODES]) -> Vec<f64> {
     let spec = &spec.features[feature];
     if !spec.encoder.is_learned() {
         return Vec::new();
     }
     // A table that gives each of its rows that row's number tells which row a code belongs to.
     let row_numbers: Vec<f64> = (0..spec.table.len()).map(|row| row as f64).collect();
-    let code_of = |row: usize| {
-        (0..=u8::MAX).find(|code| encoder.code_cell(feature, *code, &row_numbers) == Cell::Number(row as f64))
-    };
+    let code_of = |row: usize| (0..=u8::MAX).find(|code| encoder.code_cell(feature, *code, &row_numbers) == Cell::Number(row as f64));
     let by_code = Sums::by_code(codes, actual);
     (0..spec.table.len())
         .map(|row| {

@@ -454,8 +454,14 @@ fn a_promotion_closes_the_trigger_and_asks_again_only_when_it_is_over_again() {
     let mut core = core(None);
     let verdicts = judge(&mut core, &baseline(1, 0), summaries);
     let trigger = last(&verdicts).trigger.clone().unwrap();
-    stream.controls =
-        vec![Control::Outcome { id: "o".to_owned(), trigger: trigger.id.clone(), outcome: "promoted".to_owned(), reason: String::new(), mark: None, baseline: None }];
+    stream.controls = vec![Control::Outcome {
+        id: "o".to_owned(),
+        trigger: trigger.id.clone(),
+        outcome: "promoted".to_owned(),
+        reason: String::new(),
+        mark: None,
+        baseline: None,
+    }];
     let verdicts = judge(&mut core, &baseline(1, 0), stream.hours(World::Wrong, 24));
     let marks: Vec<(TriggerChange, Option<ClosedBecause>)> = asked(&verdicts).into_iter().map(|told| (told.1, told.3)).collect();
     assert_eq!(marks, [(TriggerChange::Closed, Some(ClosedBecause::Promoted)), (TriggerChange::Raised, None)]);

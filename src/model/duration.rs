@@ -87,8 +87,7 @@ impl DurationModel {
     /// [`EncodeError`].
     pub fn to_bytes(&self, output: &str) -> Result<Vec<u8>, EncodeError> {
         let card = serde_json::to_string(&self.card).expect("a card has only texts and numbers");
-        let labels =
-            Labels { input: INPUT.to_owned(), output: output.to_owned(), metadata: BTreeMap::from([(CARD.to_owned(), card)]) };
+        let labels = Labels { input: INPUT.to_owned(), output: output.to_owned(), metadata: BTreeMap::from([(CARD.to_owned(), card)]) };
         encode_forest(&self.forest, self.floor, &labels)
     }
 

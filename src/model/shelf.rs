@@ -85,7 +85,9 @@ impl Shelf {
             if let Place::Coming(coming) = place {
                 match coming.try_recv() {
                     Err(TryRecvError::Empty) => return Err(format!("model {} version {} is being fetched", wanted.name, wanted.version)),
-                    Err(TryRecvError::Disconnected) => *place = Place::Failed { reason: "fetching it failed".to_owned(), at: Instant::now() },
+                    Err(TryRecvError::Disconnected) => {
+                        *place = Place::Failed { reason: "fetching it failed".to_owned(), at: Instant::now() }
+                    }
                     Ok(Ok(model)) => *place = Place::Here(Arc::new(model)),
                     Ok(Err(reason)) => {
                         tracing::warn!(model = wanted.name, version = wanted.version, %reason, "a model cannot be had");

@@ -124,22 +124,15 @@ impl Trainer {
                 let baseline = setting.accepted(before).map_err(|error| format!("the inputs cannot be accepted: {error}"))?;
                 Answer { outcome: "accepted", reason: reason.clone(), baseline: Some(baseline), promoted: None }
             }
-            (Decision::Refuse(reason), _) => {
-                Answer { outcome: "refused", reason: reason.clone(), baseline: None, promoted: None }
-            }
+            (Decision::Refuse(reason), _) => Answer { outcome: "refused", reason: reason.clone(), baseline: None, promoted: None },
             (Decision::Promote(_), None) => Answer::failed("the candidate that was chosen has not been published"),
         })
     }
 
     /// Freezes a provisional baseline, and makes one follow-up from all rows since it began.
-    fn settle(
-        &self,
-        trigger: &Trigger,
-        setting: &Setting<'_>,
-        before: &Baseline,
-        production: Option<&Known>,
-    ) -> Result<Answer, String> {
-        let frozen = setting.frozen(before, production).map_err(|error| format!("baseline {} cannot be frozen: {error}", before.version))?;
+    fn settle(&self, trigger: &Trigger, setting: &Setting<'_>, before: &Baseline, production: Option<&Known>) -> Result<Answer, String> {
+        let frozen =
+            setting.frozen(before, production).map_err(|error| format!("baseline {} cannot be frozen: {error}", before.version))?;
         let frozen_reason = format!("baseline {} is frozen on {} tickets of a full window", before.version, frozen.rows);
         let production = production.ok_or("a provisional baseline has a model")?;
         // Everything since the onset: the model's own data begins there when it was trained on it, else at the promotion.
@@ -309,7 +302,10 @@ impl Trainer {
         }
         let own = all.values().rev().find(|baseline| baseline.scored_by.as_ref().is_some_and(|named| named.version == production));
         let Some(own) = own else {
-            tracing::warn!(version = production, "Production was moved to a version that no baseline knows; train or create a baseline for it");
+            tracing::warn!(
+                version = production,
+                "Production was moved to a version that no baseline knows; train or create a baseline for it"
+            );
             return None;
         };
         let mut back = own.clone();

@@ -114,13 +114,7 @@ impl Setting<'_> {
     }
 
     fn next(&self, before: &Baseline) -> Baseline {
-        Baseline {
-            version: self.version,
-            created_at_ms: self.created_at_ms,
-            to_ms: self.now_ms,
-            answers: self.answers,
-            ..before.clone()
-        }
+        Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms: self.now_ms, answers: self.answers, ..before.clone() }
     }
 
     fn build(&self, (from_ms, to_ms): (i64, i64), predecessor: Option<&Baseline>) -> Result<Baseline, Refused> {
@@ -128,8 +122,7 @@ impl Setting<'_> {
         let (times, actual, predicted) = (self.frame.completed_at_ms(), self.frame.actual(), self.frame.predicted());
         self.frame.each(self.frame.between(from_ms, to_ms), |at, row| builder.push_row(row, times[at], actual[at], predicted[at]));
         self.frame.each_other(from_ms, to_ms, |row| builder.push_other_row(row));
-        let making =
-            Making { version: self.version, created_at_ms: self.created_at_ms, window_days: self.window_days, predecessor };
+        let making = Making { version: self.version, created_at_ms: self.created_at_ms, window_days: self.window_days, predecessor };
         let mut baseline = builder.build(&making)?;
         baseline.answers = self.answers;
         Ok(baseline)
@@ -173,8 +166,7 @@ fn set_errors(baseline: &mut Baseline, series: &str, errors: &[f64], days: f64) 
 
 /// The spread of a model's error belongs to the model: it stays what it was.
 fn inherit_spread(baseline: &mut Baseline, before: &Baseline, series: &str) {
-    let known: BTreeMap<u32, f64> =
-        before.noise.iter().filter_map(|noise| Some((noise.days, *noise.log_mae_std.get(series)?))).collect();
+    let known: BTreeMap<u32, f64> = before.noise.iter().filter_map(|noise| Some((noise.days, *noise.log_mae_std.get(series)?))).collect();
     for noise in &mut baseline.noise {
         if let Some(std) = known.get(&noise.days) {
             noise.log_mae_std.insert(series.to_owned(), *std);

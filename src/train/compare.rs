@@ -72,23 +72,16 @@ pub fn compare(
     let percent = 100.0 * gain;
     let (is_better, reason) = match p {
         Some(p) if p < level && gain >= MIN_GAIN => (true, format!("{percent:.0} % less error than Production (p {p:.2e} < {level:.3})")),
-        Some(p) if p >= level => (false, format!("not significantly better than Production: {percent:.1} % less error, p {p:.2} (needed {level:.3})")),
+        Some(p) if p >= level => {
+            (false, format!("not significantly better than Production: {percent:.1} % less error, p {p:.2} (needed {level:.3})"))
+        }
         Some(_) => (false, format!("only {percent:.1} % less error than Production; {:.0} % are needed", 100.0 * MIN_GAIN)),
         None if gain >= SURE_GAIN && !means.is_empty() && means.iter().all(|mean| *mean > 0.0) => {
             (true, format!("{percent:.0} % less error than Production in each of {} slices", means.len()))
         }
         None => (false, format!("{rows} rows in {} slices are too few to tell ({percent:.0} % less error)", means.len())),
     };
-    Comparison {
-        production_mae,
-        candidate_mae,
-        gain,
-        p,
-        slices: means.len() as u64,
-        rows: rows as u64,
-        is_better,
-        reason,
-    }
+    Comparison { production_mae, candidate_mae, gain, p, slices: means.len() as u64, rows: rows as u64, is_better, reason }
 }
 
 /// Upper tail of t at the mean of `values` over its standard error.

@@ -315,7 +315,8 @@ pub(crate) mod tests {
     #[test]
     fn only_the_newest_rows_are_kept_in_whatever_order_they_come() {
         let mut labelled = spec();
-        labelled.anomaly = Some(crate::spec::Anomaly { model: "a".into(), label: Some("risk_band".into()), anomalous: vec!["HIGH".into()] });
+        labelled.anomaly =
+            Some(crate::spec::Anomaly { model: "a".into(), label: Some("risk_band".into()), anomalous: vec!["HIGH".into()] });
         let mut collecting = Collecting::new(Arc::new(Encoder::new(&labelled).unwrap())).with_label(&labelled).with_limit(100);
         for n in (0..1_000).map(|n| n * 617 % 1_000) {
             collecting.push(&ticket(&labelled, n, actual(n)));

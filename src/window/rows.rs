@@ -1,7 +1,8 @@
 //! The rows of one slice: buffered as they come, then one polars frame of typed columns.
 
 use polars::prelude::{
-    BooleanChunked, Column, DataFrame, Float64Chunked, Int64Chunked, IntoColumn, NewChunkedArray, UInt8Chunked, UInt32Chunked, UInt64Chunked,
+    BooleanChunked, Column, DataFrame, Float64Chunked, Int64Chunked, IntoColumn, NewChunkedArray, UInt8Chunked, UInt32Chunked,
+    UInt64Chunked,
 };
 
 use super::counting::Outcome;

@@ -111,8 +111,13 @@ impl Year {
         let mut row = Row::default();
         for (number, ticket) in self.later.iter().enumerate() {
             encoder.encode(&ticket.fields, &mut row);
-            let outcome =
-                Outcome { completed_at_ms: ticket.completed_at_ms, actual: ticket.actual, predicted: ticket.predicted, predicted_by: 0, late: false };
+            let outcome = Outcome {
+                completed_at_ms: ticket.completed_at_ms,
+                actual: ticket.actual,
+                predicted: ticket.predicted,
+                predicted_by: 0,
+                late: false,
+            };
             each(number, ticket, &mut |slice| {
                 counting.add(&encoder, &row, outcome, slice);
             });

@@ -277,7 +277,9 @@ fn introduce(arguments: &Demo, out: &mut Out) -> Result<(), Failure> {
     let title = out.tone(Tone::Strong, "Tidemark: a real year of flights, dressed as tickets, through tail, watch, judge and train");
     out.line(title)?;
     out.line(format!("  tickets   {} (every flight out of New York in 2013, CC0)", arguments.tickets.display()))?;
-    out.line("  log       in this process's memory; the stages are those that run on Kafka; models in a directory that stands in for MLflow")?;
+    out.line(
+        "  log       in this process's memory; the stages are those that run on Kafka; models in a directory that stands in for MLflow",
+    )?;
     if arguments.no_slowdown {
         out.line("  injected  nothing: the year as it was")?;
     } else {
