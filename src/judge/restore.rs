@@ -42,11 +42,14 @@ impl Restored {
     }
 }
 
+/// What the next owner begins with: its producer, what is visible, and the last status.
+pub(crate) type Begin = (Box<dyn Producer>, Restored, Option<Status>);
+
 /// Fences the last owner with the producer that it returns, and reads where it stopped.
 ///
 /// The status is the truth: it is the last record of each transaction, so all that belongs to it is visible. Alerts and
 /// triggers beyond it are found by their mark.
-pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<(Box<dyn Producer>, Restored, Option<Status>), JudgeError> {
+pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<Begin, JudgeError> {
     let id = format!("{}.judge.{}", context.config.kafka.topic_prefix, context.instance());
     let producer = context.log.producer(&id)?;
     let mut reader = context.log.reader()?;

@@ -296,6 +296,7 @@ fn work(watch: &mut Watch<'_>, so: impl Fn(&Watch<'_>) -> bool) {
 }
 
 /// Lets a watcher work until one transaction waits at the gate and the next holds something; none of it is visible then.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime, the closure of any")]
 fn fill_both(world: &mut World, watch: &mut Watch<'_>, first: &[Event], second: &[Event]) {
     // Beyond what the first look at the ends settles.
     work(watch, |watch| watch.ends_at.is_some() && watch.partitions.len() == world.chains.len());
