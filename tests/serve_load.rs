@@ -94,6 +94,15 @@ fn a_missing_index_is_suggested_at_the_start_and_a_present_one_is_found() {
         wait_until(what, Duration::from_secs(30), || predictor.says("load").contains(what).then_some(()));
     };
     let predictor = start(mongo(), "serve_index");
+    says(&predictor, suggestion); // of a collection that is not there yet
+    predictor.stop();
+    runtime.block_on(async { tickets.insert_one(open("w", 1, "PENDING")).await }).unwrap();
+    let other = doc! { "key": { "allocated_worker_id": 1, "completed_at": -1, "status": 1 }, "name": "in another order" };
+    let whole = doc! { "allocated_worker_id": 1, "status": 1, "completed_at": -1 };
+    let part = doc! { "key": whole, "name": "of some", "partialFilterExpression": { "status": "COMPLETED" } };
+    let create = doc! { "createIndexes": "execution_tickets", "indexes": [other, part] };
+    runtime.block_on(async { tickets.client().database("serve_index").run_command(create).await }).unwrap();
+    let predictor = start(mongo(), "serve_index");
     says(&predictor, suggestion);
     assert!(predictor.last_words().contains(suggestion), "{}", predictor.last_words());
     predictor.stop();
