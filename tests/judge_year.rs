@@ -158,7 +158,7 @@ fn told<'a>(found: &'a Found, cause: &str, change: Change) -> &'a EpisodeAlert {
 }
 
 fn triggers(found: &Found) -> Vec<(String, TriggerChange, TriggerType, u8, Option<ClosedBecause>)> {
-    let each = found.triggers.iter();
+    let each = found.triggers.iter().filter(|trigger| trigger.change != TriggerChange::Due);
     each.map(|t| (rfc3339(t.at_ms)[..13].to_owned(), t.change, t.trigger_type, t.priority, t.closed_because)).collect()
 }
 

@@ -50,6 +50,24 @@ pub struct BackfillArgs {
     dry_run: bool,
 }
 
+/// Backfills the errors of the tickets' own predictions, as a training does on request.
+pub(super) fn own_errors(place: Place, dry_run: bool, session: &mut Session) -> Result<Report, Failure> {
+    let request =
+        Request { place, span: Span { from_ms: None, to_ms: None }, predictions: Predictions::Recorded, write_back: false, dry_run };
+    carry_out(&request, session)
+}
+
+fn carry_out(request: &Request, session: &mut Session) -> Result<Report, Failure> {
+    let spec = session.spec()?;
+    let has_kafka = session.config()?.kafka.bootstrap_servers.is_some();
+    let log = if has_kafka && !request.dry_run { Some(session.log()?) } else { None };
+    let mut progress = Progress::new();
+    let version = request.predictions.version().map_or_else(String::new, |version| format!(" by version {version}"));
+    progress.step(&format!("backfilling {} predictions{version}", request.predictions.name()));
+    let around = Around { config: session.config()?, spec: &spec, log: log.as_deref(), stop: Stop::default() };
+    backfill(request, &around, &mut |Done { read, total }| progress.rows(read, total)).map_err(failure)
+}
+
 pub(super) fn run(flags: &BackfillArgs, session: &mut Session) -> Result<Exit, Failure> {
     let spec = session.spec()?;
     let bound = |text: &Option<String>, flag: &str| {
@@ -67,14 +85,7 @@ pub(super) fn run(flags: &BackfillArgs, session: &mut Session) -> Result<Exit, F
     };
     let place = flags.file.clone().map_or(Place::Mongodb, |file| Place::File(file, None));
     let request = Request { place, span, predictions, write_back: flags.write_back, dry_run: flags.dry_run };
-    let has_kafka = session.config()?.kafka.bootstrap_servers.is_some();
-    let log = if has_kafka && !flags.dry_run { Some(session.log()?) } else { None };
-    let mut progress = Progress::new();
-    let version = request.predictions.version().map_or_else(String::new, |version| format!(" by version {version}"));
-    progress.step(&format!("backfilling {} predictions{version}", request.predictions.name()));
-    let around = Around { config: session.config()?, spec: &spec, log: log.as_deref(), stop: Stop::default() };
-    let report = backfill(&request, &around, &mut |Done { read, total }| progress.rows(read, total)).map_err(failure)?;
-    drop(progress);
+    let report = carry_out(&request, session)?;
     show(&report, &mut session.out)?;
     Ok(Exit::Ok)
 }
@@ -119,7 +130,8 @@ fn failure(error: BackfillError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
-fn show(report: &Report, out: &mut Out) -> Result<(), Failure> {
+/// Tells a report.
+pub(super) fn show(report: &Report, out: &mut Out) -> Result<(), Failure> {
     if out.format == Format::Json {
         return out.json(report);
     }

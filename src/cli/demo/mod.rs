@@ -100,7 +100,18 @@ struct TrainingRow {
     mae_after: Option<f64>,
     reason: String,
     #[serde(skip)]
+    mark: u64,
+    #[serde(skip)]
     baseline: Option<u64>,
+}
+
+/// Production's mean error over the day that ends with a mark.
+#[derive(Debug)]
+struct Day {
+    mark: u64,
+    baseline: Option<u64>,
+    full: bool,
+    mae: Option<f64>,
 }
 
 /// One episode.
@@ -325,9 +336,10 @@ struct Teller {
     alerts: Box<dyn Follower>,
     triggers: Box<dyn Follower>,
     model_events: Box<dyn Follower>,
-    /// When each training was asked for, by mark: the time, and Production's error over one day.
-    asked: BTreeMap<u64, (i64, Option<f64>)>,
-    error_now: Option<f64>,
+    /// When each training was asked for, by mark.
+    asked: BTreeMap<u64, i64>,
+    /// Each mark's one day, in order.
+    days: Vec<Day>,
     heard: Heard,
     calendar: Vec<Line>,
     bar: Option<ProgressBar>,
@@ -362,7 +374,7 @@ impl Teller {
             triggers: follow(&context.topics.retraining_triggers)?,
             model_events: follow(&context.topics.model_events)?,
             asked: BTreeMap::new(),
-            error_now: None,
+            days: Vec::new(),
             heard: Heard::follow(context)?,
             calendar,
             bar,
@@ -387,7 +399,7 @@ impl Teller {
             let trigger: Trigger = decode(&record, "retraining-triggers")?;
             self.count_trigger(&trigger);
             if let (TriggerChange::Due, Some(mark)) = (trigger.change, trigger.asked) {
-                self.asked.insert(mark, (trigger.at_ms, self.error_now));
+                self.asked.insert(mark, trigger.at_ms);
             } else {
                 lines.push((story::trigger(&trigger), Some(serde_json::to_value(&trigger))));
             }
@@ -426,13 +438,14 @@ impl Teller {
     /// Counts an answer to a training; returns the line that tells it.
     fn training(&mut self, event: &ModelEvent) -> Option<Line> {
         let ModelEvent::Outcome { outcome, reason, mark: Some(mark), baseline, version, .. } = event else { return None };
-        let (at_ms, mae_before) = self.asked.get(mark).copied()?;
+        let at_ms = self.asked.get(mark).copied()?;
         self.totals.trainings.push(TrainingRow {
             asked: rfc3339(at_ms),
             outcome: outcome.clone(),
             version: *version,
-            mae_before,
+            mae_before: None,
             mae_after: None,
+            mark: *mark,
             reason: reason.clone(),
             baseline: *baseline,
         });
@@ -442,12 +455,8 @@ impl Teller {
     /// Counts a verdict. Without a terminal the first of a month makes a line.
     fn verdict(&mut self, status: &Status) -> Option<Line> {
         self.totals.marks = status.mark;
-        self.error_now = status.windows.first().and_then(|window| window.mae);
-        let day = status.windows.first().filter(|window| window.full);
-        for row in self.totals.trainings.iter_mut().filter(|row| row.mae_after.is_none() && row.version.is_some()) {
-            if row.baseline == status.baseline {
-                row.mae_after = day.and_then(|window| window.mae);
-            }
+        if let Some(day) = status.windows.first() {
+            self.days.push(Day { mark: status.mark, baseline: status.baseline, full: day.full, mae: day.mae });
         }
         let word = status.status.map_or(status.state.name(), Level::name);
         if let Some(bar) = &self.bar {
@@ -515,6 +524,11 @@ impl Teller {
     fn conclude(mut self, seconds: f64, out: &mut Out) -> Result<(), Failure> {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+        for row in &mut self.totals.trainings {
+            row.mae_before = self.days.iter().find(|day| day.mark == row.mark).and_then(|day| day.mae);
+            let first_full = self.days.iter().find(|day| day.full && row.version.is_some() && day.baseline == row.baseline);
+            row.mae_after = first_full.and_then(|day| day.mae);
         }
         self.totals.seconds = seconds;
         self.totals.tickets = self.heard.rows();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::clock::rfc3339;
 use crate::config::Config;
+use crate::history;
 use crate::log::Log;
 use crate::model::duration::{DurationModel, MODEL_FILE};
 use crate::model::onnx::MAX_BYTES;
@@ -27,7 +28,7 @@ use super::out::Format;
 use super::progress::Progress;
 use super::session::Session;
 use super::tickets::Place;
-use super::{baseline, models, time};
+use super::{backfill, baseline, models, time};
 use report::Report;
 use rows::Rows;
 
@@ -51,6 +52,9 @@ pub struct Train {
     /// Tickets below which nothing is trained [key: train.min_samples]
     #[arg(long, value_name = "TICKETS", value_parser = clap::value_parser!(u64).range(1..))]
     min_samples: Option<u64>,
+    /// Then backfill the prediction errors of the same tickets, as `tidemark backfill` does [key: backfill.errors]
+    #[arg(long)]
+    backfill_errors: bool,
     /// Train and compare, but register, promote and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -60,6 +64,15 @@ pub struct Train {
     /// End of the window, exclusive, UTC [default: just after the newest ticket]
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     at: Option<i64>,
+}
+
+/// What is told as JSON: the training's report, and the backfill's beside it.
+#[derive(serde::Serialize)]
+struct Told<'t> {
+    #[serde(flatten)]
+    training: &'t Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backfill: Option<&'t crate::backfill::Report>,
 }
 
 /// What a training works with.
@@ -96,6 +109,7 @@ pub(super) fn run(flags: &Train, session: &mut Session) -> Result<Exit, Failure>
     let mut config = session.config()?.clone();
     config.train.window_days = flags.window_days.unwrap_or(config.train.window_days);
     config.train.min_samples = flags.min_samples.unwrap_or(config.train.min_samples);
+    let backfills = flags.backfill_errors || config.backfill.errors;
     let around = surroundings(config, flags.dry_run, session)?;
     let place = flags.file.clone().map_or(Place::Mongodb, Place::File);
     let mut progress = Progress::new();
@@ -104,10 +118,16 @@ pub(super) fn run(flags: &Train, session: &mut Session) -> Result<Exit, Failure>
     let rows = rows::read(&around, &place, flags.at, &mut progress)?;
     let report = train(&around, &production, &rows, &mut progress)?;
     drop(progress);
+    let history = flags.file.clone().map_or(history::Place::Mongodb, |file| history::Place::File(file, None));
+    let backfilled = if backfills { Some(backfill::own_errors(history, flags.dry_run, session)?) } else { None };
     if session.out.format == Format::Json {
-        session.out.json(&report)?;
+        session.out.json(&Told { training: &report, backfill: backfilled.as_ref() })?;
     } else {
         report.show(&mut session.out)?;
+        if let Some(backfilled) = &backfilled {
+            session.out.line("")?;
+            backfill::show(backfilled, &mut session.out)?;
+        }
     }
     Ok(if report.valid { Exit::Ok } else { Exit::Failed })
 }

@@ -163,7 +163,7 @@ impl Workers {
     /// Whether an index gives a worker's tickets by status and in the order of completion.
     fn answers(&self, keys: &Document) -> bool {
         let names: Vec<&String> = keys.keys().take(3).collect();
-        let [first, second, third] = names[..] else { return true };
+        let [first, second, third] = names[..] else { return false };
         let of_both = (*first == self.worker && *second == self.status) || (*first == self.status && *second == self.worker);
         of_both && *third == self.completed_at && keys.values().take(3).all(|order| order.as_str().is_none())
     }
