@@ -97,7 +97,8 @@ pub(crate) fn memory(runs: usize) -> Vec<Figure> {
         let mut statuses = bench.follow(&Topics::new(&prefix).status);
         let mut peaks = [0.0_f64; 2];
         support::wait_until("two million tickets are judged", Duration::from_secs(600), || {
-            let resident = tidemark.memory_mb("VmRSS");
+            // A replay ends by itself when all of it is judged.
+            let resident = tidemark.resident_mb("VmRSS").unwrap_or_default();
             let records = statuses.poll(Duration::from_millis(100)).expect("the broker is up");
             let status: Status = serde_json::from_slice(records.last()?.value.as_deref()?).ok()?;
             let week = (status.at_ms - START_MS) / (7 * DAY_MS);

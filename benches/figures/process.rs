@@ -31,9 +31,14 @@ impl Tidemark {
 
     /// Returns a field of `/proc/PID/status` in MB: `VmRSS`, `VmHWM`.
     pub(crate) fn memory_mb(&self, field: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("the process is alive");
-        let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel reports it");
-        line.split_whitespace().nth(1).expect("a number").parse::<f64>().expect("in kB") / 1024.0
+        self.resident_mb(field).expect("the process is alive, and the kernel reports it")
+    }
+
+    /// The same of a process that may have ended by itself.
+    pub(crate) fn resident_mb(&self, field: &str) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
     }
 
     /// Asks it to stop and waits.

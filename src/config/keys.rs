@@ -129,7 +129,6 @@ pub const KEYS: &[Key] = &[
     key("train.min_interval_hours", Kind::Integer(0, 8_760), TRAIN),
     key("train.max_per_day", Kind::Integer(1, 24), TRAIN),
     key("train.max_rows", Kind::Integer(1_000, 16_000_000), TRAIN),
-    key("train.unprompted", Kind::Flag, TRAIN),
     contract("backfill.errors", "ML_BACKFILL_ERRORS", Kind::Flag, TRAIN),
     contract("backfill.history_retention_days", "ML_BACKFILL_HISTORY_RETENTION_DAYS", Kind::Integer(1, 36_500), &["backfill"]),
     contract("serve.enhanced_scheduling", "ENABLE_ML_ENHANCED_SCHEDULING", Kind::Flag, SERVE),

@@ -270,8 +270,6 @@ pub struct Train {
     pub max_per_day: u32,
     /// Rows that one model is trained on, at most: the newest.
     pub max_rows: usize,
-    /// Trainings that nothing but time or volume asks for (scheduled, data_volume).
-    pub unprompted: bool,
 }
 
 /// Prediction errors of history.
@@ -462,7 +460,6 @@ impl Default for Train {
             min_interval_hours: 6,
             max_per_day: 2,
             max_rows: 200_000,
-            unprompted: true,
         }
     }
 }
