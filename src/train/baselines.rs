@@ -107,12 +107,6 @@ impl Setting<'_> {
         Ok(baseline)
     }
 
-    /// Somebody moved Production: the version's own baseline comes back.
-    #[must_use]
-    pub fn restored(&self, of_version: &Baseline) -> Baseline {
-        self.next(of_version)
-    }
-
     fn next(&self, before: &Baseline) -> Baseline {
         Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms: self.now_ms, answers: self.answers, ..before.clone() }
     }

@@ -10,7 +10,7 @@ use super::forest::{ForestParams, TrainError};
 use super::frame::Frame;
 use crate::baseline::builder::CODES;
 use crate::baseline::learned::learned;
-use crate::features::{Encoder, Place, Row};
+use crate::features::Place;
 use crate::model::duration::{Card, DurationModel};
 use crate::model::interval::{conformal_ratios, coverage};
 use crate::spec::Spec;
@@ -207,43 +207,4 @@ pub fn split(frame: &Frame, rows: Range<usize>, share: f64, least: usize, longes
 #[must_use]
 pub fn example(frame: &Frame, at: usize, learned: &[Vec<f64>]) -> Vec<f32> {
     frame.inputs(at..at + 1, learned).into_raw_vec_and_offset().0
-}
-
-/// Returns the defaults' row, for models without any row at hand.
-#[must_use]
-pub fn default_row(encoder: &Encoder, spec: &Spec) -> Row {
-    let mut row = Row::default();
-    encoder.encode(&vec![crate::ticket::FieldValue::Missing; spec.fields.len()], &mut row);
-    row
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::train::anomaly::{Asked, trial as anomaly_trial};
-    use crate::train::frame::tests::{actual, frame, spec};
-
-    /// The model's file without what its card says of the hold-out.
-    fn forest(candidate: &Candidate) -> Vec<u8> {
-        let card = Card { interval: None, coverage: None, mae: 0.0, ..candidate.model.card().clone() };
-        candidate.model.clone().with_card(card).to_bytes("duration_ms").unwrap()
-    }
-
-    #[test]
-    fn shuffling_the_hold_outs_answers_changes_no_byte_of_the_model() {
-        let spec = spec();
-        let (train, holdout) = (0..800, 800..1_000);
-        let shuffled = |n: usize| if n < 800 { actual(n) } else { 1e3 * actual(800 + (n * 37 % 200)) };
-        let (honest, other) = (frame(1_000, actual), frame(1_000, shuffled));
-        let fitted = |frame: &Frame| fit("window", frame, &spec, (train.clone(), holdout.clone()), 3).unwrap();
-        let (a, b) = (fitted(&honest), fitted(&other));
-        assert!((a.metrics.mae - b.metrics.mae).abs() > 1_000.0, "the answers did change");
-        assert!(forest(&a) == forest(&b), "a byte of the forest or of its tables depends on the hold-out");
-        let asked = Asked { contamination: 0.05, threshold: 0.75, max_rows: 1_000, seed: 3 };
-        let isolated = |frame: &Frame| anomaly_trial(frame, &spec, (train.clone(), holdout.clone()), &asked, None).unwrap();
-        let bytes = |frame: &Frame| isolated(frame).model.to_bytes().unwrap();
-        assert!(bytes(&honest) == bytes(&other));
-        let trained_on = frame(1_000, |n| if n == 799 { 9e6 } else { actual(n) });
-        assert!(forest(&a) != forest(&fitted(&trained_on)), "one answer of the training split changes it");
-    }
 }

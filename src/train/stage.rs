@@ -120,6 +120,8 @@ struct Owner {
     answered: BTreeSet<String>,
     training: Option<(Trigger, i64, Receiver<Answer>)>,
     looked: Instant,
+    /// Outcomes that the registry has not heard of: until it has, a difference there is our own doing and nobody's decision.
+    unapplied: Vec<(String, ModelEvent)>,
 }
 
 impl Owner {
@@ -133,8 +135,15 @@ impl Owner {
         member.start(0, from.unwrap_or(bounds.low).clamp(bounds.low, bounds.end))?;
         let told = outcomes(context, reader.as_mut())?;
         let answered = told.iter().map(|told| told.id.clone()).collect();
-        let mut owner =
-            Self { producer, trainer: Arc::clone(trainer), waiting: VecDeque::new(), answered, training: None, looked: Instant::now() };
+        let mut owner = Self {
+            producer,
+            trainer: Arc::clone(trainer),
+            waiting: VecDeque::new(),
+            answered,
+            training: None,
+            looked: Instant::now(),
+            unapplied: Vec::new(),
+        };
         for told in told.into_iter().filter(|told| !told.is_applied) {
             owner.apply(context, registry, &told.id, &told.event);
         }
@@ -232,12 +241,13 @@ impl Owner {
         self.answer(context, member, trigger, next_offset, answer)
     }
 
-    /// Does in the registry what was decided, then says so. What fails is done at the next start.
+    /// Does in the registry what was decided, then says so. What fails is done again, before it is looked whether somebody moved Production.
     fn apply(&mut self, context: &Context, registry: &dyn Registry, id: &str, event: &ModelEvent) {
         if let ModelEvent::Outcome { version: Some(version), reason, .. } = event
             && let Err(error) = registry.promote(&context.spec.model, *version, reason)
         {
-            tracing::warn!(%error, version, "the version is promoted in the log and not yet in the registry; it is tried again at the next start");
+            tracing::warn!(%error, version, "the version is promoted in the log and not yet in the registry; it is tried again soon");
+            self.unapplied.push((id.to_owned(), event.clone()));
             return;
         }
         self.trainer.document(id, event);
@@ -263,6 +273,12 @@ impl Owner {
             return Ok(true);
         }
         self.looked = Instant::now();
+        if let Some(registry) = context.registry.clone().filter(|_| !self.unapplied.is_empty()) {
+            for (id, event) in std::mem::take(&mut self.unapplied) {
+                self.apply(context, registry.as_ref(), &id, &event);
+            }
+            return Ok(true);
+        }
         let Some(baseline) = self.trainer.follow_production() else { return Ok(true) };
         let version = baseline.scored_by.as_ref().map(|named| named.version);
         tracing::info!(?version, baseline = baseline.version, "somebody moved Production; its baseline comes back");
