@@ -19,6 +19,7 @@ pub mod time;
 
 use crate::log::LogError;
 use crate::stage::{Context, State};
+pub(crate) use gate::ANSWER_AFTER;
 pub use source::{Event, Place, Source, SourceError};
 
 /// The part of [`crate::stage::Health`] that this stage speaks for.

@@ -55,10 +55,23 @@ impl Server {
         Self { watchdog, pid: line.trim().parse().expect("a process id"), directory }
     }
 
-    /// Sends a signal by name (`STOP`, `CONT`, `KILL`) to the server and its children.
+    /// Sends a signal by name (`STOP`, `CONT`, `KILL`) to the server and its children. After `STOP` the server does nothing more: a
+    /// signal alone is only on its way.
     pub(crate) fn signal(&self, name: &str) {
         let done = Command::new("kill").arg(format!("-{name}")).args(["--", &format!("-{}", self.pid)]).status().expect("kill is there");
         assert!(done.success(), "kill -{name} {}", self.pid);
+        if name == "STOP" {
+            wait_until("every thread of the server stands still", Duration::from_secs(30), || self.stands_still().then_some(()));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the server runs");
+        threads.flatten().all(|thread| {
+            // A thread that is gone stands still, too.
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with(['T', 't', 'Z', 'X']))
+        })
     }
 
     /// Returns the server's directory.
