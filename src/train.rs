@@ -18,7 +18,6 @@ pub mod baselines;
 mod answer;
 mod documents;
 pub mod stage;
-pub mod successor;
 
 pub mod anomaly;
 
