@@ -15,8 +15,15 @@ pub mod publication;
 
 pub mod baselines;
 
-mod answer;
+mod schedule;
+mod known;
+mod verdicts;
 mod documents;
+mod beside;
+mod answer;
+mod look;
+mod events;
+mod owner;
 pub mod stage;
 
 pub mod anomaly;

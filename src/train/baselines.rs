@@ -225,8 +225,7 @@ mod tests {
         let now_ms = frame.completed_at_ms().last().unwrap() + 1;
         let tried = tried(&frame, &spec, now_ms);
         let model = ModelRef::of("m", 7, b"file");
-        let setting =
-            Setting { spec: &spec, frame: &frame, version: 1, created_at_ms: 5, now_ms, window_days: &[1, 3, 7], answers: None };
+        let setting = Setting { spec: &spec, frame: &frame, version: 1, created_at_ms: 5, now_ms, window_days: &[1, 3, 7], answers: None };
         let make = |version: u64| {
             let setting = Setting { version, ..setting };
             setting.made(None, setting.span_from(FIRST_MS + 1), &model, &tried.tried[0].candidate, tried.holdout.clone()).unwrap()

@@ -7,7 +7,7 @@ use crate::baseline::Baseline;
 use crate::baseline::builder::Refused;
 use crate::clock::{DAY_MS, now_ms};
 use crate::model::shelf::ModelRef;
-use crate::registry::{Registry, Version};
+use crate::registry::{self, Registry, Version};
 use crate::train::baselines::Setting;
 use crate::train::candidate::{Candidate, example};
 use crate::train::plots::plots;
@@ -20,7 +20,6 @@ use super::{InProduction, Surroundings};
 use crate::cli::audit::{Promotion, write_promotion, write_report};
 use crate::cli::baseline::publish::{Publisher, find_document, publish_document, versions};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::models::promote;
 use crate::cli::progress::Progress;
 use crate::cli::status;
 
@@ -118,12 +117,12 @@ struct Successor<'s> {
 /// Promotes, and notes it for people.
 pub(super) fn put_into_production(
     around: &Surroundings,
-    registry: &dyn Registry,
+    kept_in: &dyn Registry,
     said: &mut ModelReport,
     version: u64,
     id: &str,
 ) -> Result<(), Failure> {
-    promote(registry, &said.model, version, said.production_before, &said.reason)?;
+    registry::put_into_production(kept_in, &said.model, version, &said.reason)?;
     said.outcome = "promoted";
     said.promoted = Some(version);
     let id = format!("{id}/{}", said.model);
