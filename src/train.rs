@@ -23,6 +23,8 @@ mod beside;
 mod answer;
 mod look;
 mod events;
+mod open;
+mod decided;
 mod owner;
 pub mod stage;
 

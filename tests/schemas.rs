@@ -333,7 +333,7 @@ fn episode_alert(change: Change, level: Level) -> EpisodeAlert {
             share_now: 1.0,
             mean_abs_error_before: None,
             mean_abs_error_now: Some(2.0),
-            part: 1.0,
+            part: 1.2,
         }],
         recommendations: vec!["look".to_owned()],
         caveats: vec![],

@@ -1,26 +1,21 @@
 //! The owner of the one partition of `retraining-triggers`: takes requests, has them trained, and answers each once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
-
-use bson::{Bson, DateTime, Document, doc};
-use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Trainer};
 use super::baselines::brought_back;
 use super::documents::RequestDocument;
 use super::events::{Events, is_training};
 use super::look::{LookFor, MovedTo, Schedule, Seen};
+use super::open::{Open, name_of, requests, trigger};
 use super::schedule::{HIGH, Rules};
 use super::stage::TRAIN;
-use crate::baseline::{self, Baseline};
+use crate::baseline::Baseline;
 use crate::clock::now_ms;
-use crate::cloudevent::CloudEvent;
-use crate::log::{Delivered, LogError, Member, OffsetCommit, Producer, Reader, Record, TransactError, Transaction};
+use crate::log::{Delivered, LogError, Member, OffsetCommit, Producer, Record, TransactError, Transaction};
 use crate::metrics;
 use crate::model_event::{Beside, ModelEvent, MovedBy, Notice};
 use crate::registry::{RegistryError, put_into_production};
@@ -31,17 +26,6 @@ use crate::trigger::{ClosedBecause, Trigger, TriggerChange, TriggerType};
 const LOOK: Duration = Duration::from_secs(5);
 /// How often MongoDB is asked for the number of new tickets.
 const COUNT: Duration = Duration::from_mins(10);
-/// Reports of trainings, for people.
-const HISTORY: &str = "ml_training_history";
-/// Promotions and rollbacks, for people.
-const AUDIT: &str = "model_audit_log";
-
-/// A request that no mark raised, until it is closed.
-struct Open {
-    trigger: Trigger,
-    /// Its last attempt was held back; otherwise it waits in the topic, or is trained for.
-    is_held: bool,
-}
 
 /// See the module.
 pub(super) struct Owner {
@@ -283,7 +267,7 @@ impl Owner {
                 Err(error) => tracing::error!(%error, model, version, "the version cannot be promoted in the registry"),
             }
         }
-        self.document(context, id, event, before);
+        self.trainer.document_outcome(id, event, before);
         self.events.applied(id);
         let applied = Notice::Applied { id: id.to_owned(), spec: context.spec.name.clone() };
         let record = Record { key: Some(id.to_owned().into()), ..event_record(context, applied.encode()) };
@@ -451,18 +435,7 @@ impl Owner {
         }
         self.told = back.is_none().then_some(version);
         self.epoch += 1;
-        let audit = audited(
-            &format!("moved-{}-{version}-{newest}", context.spec.model),
-            &context.spec.model,
-            "moved",
-            version,
-            Some(before),
-            reason,
-        );
-        self.trainer.documents.write(context, AUDIT, &audit);
-        if let Some(back) = back {
-            self.trainer.documents.write(context, baseline::document::COLLECTION, &back.to_document());
-        }
+        self.trainer.document_moved(&event, back.as_ref());
         Ok(true)
     }
 
@@ -473,94 +446,10 @@ impl Owner {
         }
         result.is_ok()
     }
-
-    /// Writes what was decided where the neighbours look for it; a MongoDB that is away costs the document, not the decision.
-    fn document(&self, context: &Context, id: &str, event: &ModelEvent, before: Option<u64>) {
-        let ModelEvent::Outcome { trigger, outcome, reason, baseline, version, beside, .. } = event else { return };
-        let documents = &self.trainer.documents;
-        let model = &context.spec.model;
-        let report = |id: &str, model: &str, outcome: &str, reason: &str, version: Option<u64>| {
-            doc! {
-                "_id": id, "model_name": model, "timestamp": DateTime::from_millis(now_ms()), "trigger": trigger, "outcome": outcome,
-                "reason": reason, "baseline": baseline.map(signed), "version": version.map(signed),
-            }
-        };
-        documents.write(context, HISTORY, &report(id, model, outcome, reason, *version));
-        if let Some(version) = *version {
-            documents.write(context, AUDIT, &audited(id, model, "promoted", version, before, reason));
-        }
-        for beside in beside {
-            let id = format!("{id}/{}", beside.model);
-            documents.write(context, HISTORY, &report(&id, &beside.model, &beside.outcome, &beside.reason, beside.version));
-            if let Some(version) = beside.promoted() {
-                documents.write(context, AUDIT, &audited(&id, &beside.model, "promoted", version, None, &beside.reason));
-            }
-        }
-        let Some(version) = baseline else { return };
-        let made = self.trainer.known.lock().unwrap_or_else(PoisonError::into_inner).newest(context).map(|all| all.get(version).cloned());
-        if let Ok(Some(made)) = made {
-            documents.write(context, baseline::document::COLLECTION, &made.to_document());
-        }
-    }
-}
-
-/// The document of a version that came into Production, as `tidemark models` writes it too.
-fn audited(id: &str, model: &str, action: &str, version: u64, before: Option<u64>, reason: &str) -> Document {
-    doc! {
-        "_id": id, "model_name": model, "action": action, "version": signed(version), "previous_version": before.map(signed),
-        "reason": reason, "timestamp": DateTime::from_millis(now_ms()),
-    }
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn producer(context: &Context) -> Result<Box<dyn Producer>, LogError> {
     context.log.producer(&format!("{}.train", context.config.kafka.topic_prefix))
-}
-
-/// Returns the open requests that no mark raised, and every manual one.
-fn requests(
-    context: &Context,
-    reader: &mut dyn Reader,
-    (low, end): (i64, i64),
-    from: i64,
-    events: &Events,
-) -> Result<(BTreeMap<String, Open>, BTreeSet<String>), LogError> {
-    let (mut open, mut manual) = (BTreeMap::new(), BTreeSet::new());
-    reader.read(&context.topics.retraining_triggers, 0, low, end, &mut |record| {
-        let Some(trigger) = trigger(context, &record).filter(Trigger::is_unprompted) else { return ControlFlow::Continue(()) };
-        if trigger.trigger_type == TriggerType::Manual {
-            manual.insert(trigger.id.clone());
-        }
-        match trigger.change {
-            TriggerChange::Closed => drop(open.remove(&trigger.id)),
-            TriggerChange::Due => {
-                // What has an answer and is not closed was held back; the rest is delivered again.
-                let is_held = record.offset < from || events.has_answered(&trigger.answer_id());
-                open.insert(trigger.id.clone(), Open { trigger, is_held });
-            }
-            TriggerChange::Raised | TriggerChange::Joined => {}
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok((open, manual))
-}
-
-/// Returns the trigger of a record, if it is one of ours.
-fn trigger(context: &Context, record: &Delivered) -> Option<Trigger> {
-    let event = CloudEvent::from_record(record).ok()?;
-    let trigger: Trigger = serde_json::from_slice(&event.data).ok()?;
-    (trigger.spec == context.spec.name).then_some(trigger)
-}
-
-/// Returns a document's `_id` as part of a trigger's id: letters and digits.
-fn name_of(id: &Bson) -> String {
-    if let Bson::ObjectId(id) = id {
-        return id.to_hex();
-    }
-    Sha256::digest(id.to_string()).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn baseline_record(context: &Context, baseline: &Baseline) -> Record {
