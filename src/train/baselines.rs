@@ -99,7 +99,8 @@ impl Setting<'_> {
         if let (Some(named), Some(production)) = (&before.scored_by, production) {
             let rows = self.frame.between(span.0, span.1);
             let errors = errors(self.frame, &predictions(self.frame, &production.model, rows.clone()), rows);
-            set_errors(&mut baseline, &named.series(), &errors, (span.1 - span.0) as f64 / DAY_MS as f64);
+            let mae = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+            set_errors(&mut baseline, &named.series(), mae, &errors, (span.1 - span.0) as f64 / DAY_MS as f64);
             inherit_spread(&mut baseline, before, &named.series());
         }
         Ok(baseline)
@@ -145,7 +146,7 @@ impl Setting<'_> {
         let times = self.frame.completed_at_ms();
         let span_ms = times[holdout.end - 1] - times[holdout.start];
         let days = (span_ms as f64 / DAY_MS as f64).max(1.0 / 24.0);
-        set_errors(baseline, &series, &errors(self.frame, &candidate.predictions, holdout.clone()), days);
+        set_errors(baseline, &series, candidate.metrics.mae, &errors(self.frame, &candidate.predictions, holdout.clone()), days);
         baseline.errors.retain(|name, _| *name == RECORDED || *name == series);
         // Rows that the model has not seen have larger errors: among the others they would look like noise.
         let rows_ms = (rows_ms.0, rows_ms.1.min(times[holdout.start]));
@@ -180,8 +181,7 @@ fn errors(frame: &Frame, predicted: &[f64], rows: Range<usize>) -> Vec<f64> {
 }
 
 /// Makes a series the judged one: its sums, and c of the logarithm for all.
-fn set_errors(baseline: &mut Baseline, series: &str, errors: &[f64], days: f64) {
-    let mae = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+fn set_errors(baseline: &mut Baseline, series: &str, mae: f64, errors: &[f64], days: f64) {
     baseline.log_offset = LOG_OFFSET * mae;
     let mut sums = ErrorSums::default();
     for error in errors {

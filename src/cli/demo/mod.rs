@@ -85,7 +85,8 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     let registry: Arc<dyn Registry> = Arc::new(LocalRegistry::new(models.path()));
     config.train.max_rows = TRAINING_ROWS;
     config.registry.cache = models.path().join("cache").display().to_string();
-    let log = MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, superseded_bytes: STATUS_BYTES, ..Limits::default() });
+    let log =
+        MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, superseded_bytes: STATUS_BYTES, ..Limits::default() });
     let context = Context {
         topics: Arc::new(Topics::new(&config.kafka.topic_prefix)),
         config: Arc::new(config),
