@@ -14,6 +14,7 @@ pub mod trial;
 pub mod publication;
 
 pub mod baselines;
+pub mod first;
 
 mod schedule;
 mod known;

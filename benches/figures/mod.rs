@@ -6,6 +6,7 @@ mod flights;
 mod forests;
 mod latency;
 mod memory;
+mod policies;
 mod predict;
 mod process;
 mod stages;
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("load", "a worker's load against 1,000,000 tickets in MongoDB", predict::load),
     ("forest", "the duration forest on 100,000 flights, against scikit-learn's; its file in onnxruntime", forests::forest),
     ("training", "from a request for a training to its baseline in Kafka, and what the stream feels of it", training::training),
+    ("policies", "a year of flights under four policies of retraining", policies::policies),
     ("isolation", "the isolation forest on 100,000 flights with planted anomalies, against scikit-learn's", forests::isolation),
     ("alert-latency", "commit of the ticket that ends a slice to alert visible, 1,000/s", latency::alert),
 ];

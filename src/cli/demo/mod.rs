@@ -19,7 +19,6 @@ use crate::features::Encoder;
 use crate::history::Place;
 use crate::log::memory::{Limits, MemoryLog};
 use crate::log::{Record, Transaction};
-use crate::model::shelf::ModelRef;
 use crate::pipeline::{Part, Pipeline, Stage};
 use crate::registry::{LocalRegistry, Registry};
 use crate::stage::{Context, Health, Stop};
@@ -28,10 +27,8 @@ use crate::tail::normalise::Normalised;
 use crate::tail::replay::{Replay, ReplayPlan, ReplaySource, Slowdown, Speed};
 use crate::topics::Topics;
 use crate::train::baselines::Setting;
-use crate::train::candidate::example;
+use crate::train::first::first;
 use crate::train::frame::Collecting;
-use crate::train::publication::{About, publication};
-use crate::train::trial::{Cause, Decision, Request, trial};
 use teller::Teller;
 
 /// Rows that one of the demo's models is trained on, at most: two months, so that a year of trainings takes seconds.
@@ -142,42 +139,19 @@ fn baseline(arguments: &Demo, context: &Context, registry: &dyn Registry) -> Res
         }
     }
     let frame = rows.frame();
-    let days = u32::try_from((to - from) / DAY_MS).unwrap_or(u32::MAX);
-    let config = &context.config;
-    let setting = Setting {
-        spec: &context.spec,
-        frame: &frame,
-        version: 1,
-        created_at_ms: to,
-        now_ms: to,
-        window_days: &config.window.days,
-        answers: None,
-    };
     if arguments.no_training {
+        let setting = Setting {
+            spec: &context.spec,
+            frame: &frame,
+            version: 1,
+            created_at_ms: to,
+            now_ms: to,
+            window_days: &context.config.window.days,
+            answers: None,
+        };
         return setting.without_model((from, to)).map_err(|error| bad("the demo's baseline", &error));
     }
-    let request = Request {
-        id: "demo-first",
-        cause: Cause::Unprompted,
-        now_ms: to,
-        window_days: days,
-        min_rows: config.train.min_samples,
-        max_rows: config.train.max_rows,
-        threshold: config.train.duration_error_threshold,
-        slice_ms: config.window.slice_ms,
-    };
-    let trial = trial(&frame, &context.spec, &request, None, &[]).map_err(|error| bad("the demo's first training", &error))?;
-    let Decision::Promote(first) = trial.decision else {
-        return Err(bad("the demo's first training", &"its model does not meet the criterion"));
-    };
-    let tried = &trial.tried[first];
-    let example = example(&frame, trial.holdout.start, &tried.candidate.model.card().learned);
-    let about = About { spec: &context.spec, request: &request, baseline: None, example: &example, onset_ms: None };
-    let (publication, file) = publication(&about, &trial, tried).map_err(|error| bad("the demo's first model", &error))?;
-    let published = registry.publish(&publication).map_err(|error| bad("the demo's registry", &error))?;
-    registry.promote(&context.spec.model, published.version, "the first").map_err(|error| bad("the demo's registry", &error))?;
-    let named = ModelRef::of(&context.spec.model, published.version, &file);
-    setting.made(None, (from, to), &named, &tried.candidate, trial.holdout.clone()).map_err(|error| bad("the demo's baseline", &error))
+    first(&frame, &context.spec, &context.config, registry, "demo-first", (from, to)).map_err(|error| bad("the demo's first model", &error))
 }
 
 /// Publishes the baseline where tail, watch and judge look for it.
