@@ -47,10 +47,11 @@ pub struct Slice {
     /// Tickets not used because id and completion were there before.
     #[serde(default)]
     pub repeats: u64,
-    /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen.
+    /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen. After the features, where the baseline has
+    /// clusters, rows by cluster.
     #[serde(default, serialize_with = "sparse::write_rows::<_, u64, _>", deserialize_with = "sparse::read_rows::<_, u64, _>")]
     pub columns: Vec<Vec<u64>>,
-    /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others).
+    /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others), then by cluster.
     #[serde(default, serialize_with = "sparse::write_rows::<_, Decimal, _>", deserialize_with = "sparse::read_rows::<_, Decimal, _>")]
     pub error_by: Vec<Vec<i128>>,
     /// Rows by bin of the target's fine histogram.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidemark::alert::{Alert, Carrier, Change, Distribution, EpisodeAlert, Evidence, Level, Measure};
+use tidemark::alert::{Alert, Carrier, Change, Distribution, EpisodeAlert, Evidence, Level, Measure, MovedFeature};
 use tidemark::baseline::builder::{Builder, Making};
 use tidemark::log::{Delivered, Record};
 use tidemark::spec::Spec;
@@ -334,6 +334,7 @@ fn episode_alert(change: Change, level: Level) -> EpisodeAlert {
             mean_abs_error_now: Some(2.0),
             part: 1.0,
         }],
+        features: vec![MovedFeature { feature: "hour_of_day".to_owned(), part: 0.7, psi: None }],
         recommendations: vec!["look".to_owned()],
         caveats: vec![],
     }

@@ -204,6 +204,7 @@ fn baseline(version: u64, to_hour: i64) -> Baseline {
         log_offset: 0.08,
         scored_by: None,
         answers: None,
+        clusters: None,
         provisional: false,
         noise: vec![noise(1), noise(3), noise(7)],
     }

@@ -135,6 +135,7 @@ fn key(baseline: &Baseline) -> String {
 fn is_same(a: &Baseline, b: &Baseline) -> bool {
     (a.from_ms, a.to_ms, a.rows, &a.fingerprint, &a.model) == (b.from_ms, b.to_ms, b.rows, &b.fingerprint, &b.model)
         && a.columns == b.columns
+        && a.clusters == b.clusters
         && a.target == b.target
         && a.errors == b.errors
 }
@@ -238,6 +239,7 @@ mod tests {
             log_offset: 0.0,
             scored_by: None,
             answers: None,
+            clusters: None,
             provisional: false,
             noise: vec![],
         }
