@@ -265,6 +265,7 @@ fn summaries_keep_to_the_schema_with_and_without_a_baseline() {
         repeats: 1,
         columns: vec![vec![1, 1], vec![]],
         error_by: vec![vec![i128::MAX, -1], vec![]],
+        spread: vec![0, 70_000],
         target: vec![0, 2],
         series: [("recorded".to_owned(), sums)].into(),
     };

@@ -3,7 +3,7 @@
 use crate::alert::{Carrier, Distribution, MovedFeature};
 use crate::baseline::Clusters;
 use crate::drift::look::CLUSTERS;
-use crate::drift::psi::{parts, psi};
+use crate::drift::psi::psi;
 
 use super::explain::{Case, carriers_of};
 
@@ -27,7 +27,8 @@ impl Case<'_> {
     /// Returns the rows by cluster before and now, each cluster in words.
     pub(crate) fn distribution_of_clusters(&self) -> Option<Distribution> {
         let (clusters, now) = self.clusters()?;
-        let bins = (0..clusters.centroids.len()).map(|cluster| self.name(clusters, cluster)).collect();
+        let both = |cluster: usize| ["near", "far from"].map(|side| format!("{side} centre {}", self.name(clusters, cluster)));
+        let bins = (0..clusters.centroids.len()).flat_map(both).collect();
         let found = psi(&clusters.counts, now).map(|found| found.psi);
         Some(Distribution { column: CLUSTERS.to_owned(), psi: found, bins, before: clusters.counts.clone(), now: now.to_vec() })
     }
@@ -45,19 +46,24 @@ impl Case<'_> {
 
     /// Returns the features that moved most, taken together; empty for a cause that is not `clusters`.
     ///
-    /// A feature's part is `Σ p·w·c²` over the clusters, with p the cluster's part of the index, c the centroid's deviation in
-    /// that feature and w the feature's weight, as a share of the sum over all features. Of the features of one cause the one with
-    /// the largest part is named, for all of them.
+    /// A feature's part is `w·(|S_now − S_before| + |Σ (n − b)·c|)` as a share of the sum over all features: how much farther from
+    /// their centroids, or nearer, tickets lie along it (S, the mean squared distance), and how far its mean moved, as the
+    /// clusters' shares before and now (b, n) and their centroids (c) have it; w is its weight. Of the features of one cause the
+    /// one with the largest part is named, for all of them.
     pub(crate) fn moved(&self, cause: &str) -> Vec<MovedFeature> {
         let Some((clusters, now)) = self.clusters().filter(|_| cause == CLUSTERS) else { return vec![] };
-        let weights = parts(&clusters.counts, now);
+        let rows: u64 = now.iter().sum();
+        let spread_now = Clusters::mean_spread(&self.now.spread, rows);
+        let (share_before, share_now) = (shares(&clusters.counts), shares(now));
         let part = |axis: usize| -> f64 {
-            let by_cluster = clusters.centroids.iter().zip(&weights);
-            by_cluster.map(|(centroid, weight)| weight * clusters.axes[axis].weight * centroid[axis] * centroid[axis]).sum()
+            let wider = spread_now.get(axis).map_or(0.0, |now| (now - clusters.spread[axis]).abs());
+            let moves = clusters.centroids.iter().zip(share_before.iter().zip(&share_now));
+            let moved: f64 = moves.map(|(centroid, (before, now))| (now - before) * centroid[axis]).sum();
+            clusters.axes[axis].weight * (wider + moved.abs())
         };
         let by_axis: Vec<f64> = (0..clusters.axes.len()).map(part).collect();
         let whole: f64 = by_axis.iter().sum();
-        if whole <= 0.0 {
+        if rows == 0 || whole <= 0.0 {
             return vec![];
         }
         let mut moved: Vec<MovedFeature> = Vec::new();
@@ -106,10 +112,11 @@ impl Case<'_> {
             .take(TRAITS)
             .map(|axis| {
                 let side = if centroid[axis] > 0.0 { "high" } else { "low" };
-                format!("{} {side} ({:+.1})", clusters.axes[axis].feature, centroid[axis])
+                format!("{} {side} {:+.1}", clusters.axes[axis].feature, centroid[axis])
             })
             .collect();
-        if known.is_empty() { format!("{}: all near the mean", cluster + 1) } else { format!("{}: {}", cluster + 1, known.join(", ")) }
+        let traits = if known.is_empty() { "the mean of all".to_owned() } else { known.join(", ") };
+        format!("{} ({traits})", cluster + 1)
     }
 
     /// Says what a change of clusters is, and where to look.
@@ -128,15 +135,21 @@ impl Case<'_> {
             advice.push(format!("the feature that moved most by itself is {feature} (PSI {psi:.3})"));
         }
         for carrier in carriers.iter().take(NAMED) {
-            let verb = if carrier.share_now > carrier.share_before { "grew" } else { "shrank" };
+            let verb = if carrier.share_now > carrier.share_before { "rose" } else { "fell" };
             let (before, now) = (100.0 * carrier.share_before, 100.0 * carrier.share_now);
             advice.push(format!(
-                "cluster {} {verb} from {before:.1} to {now:.1} % of tickets (in brackets: standard deviations from the mean)",
+                "tickets {} {verb} from {before:.1} to {now:.1} % (figures in brackets: standard deviations from the mean)",
                 carrier.category
             ));
         }
         advice
     }
+}
+
+/// Returns the shares of the clusters, near and far together.
+fn shares(counts: &[u64]) -> Vec<f64> {
+    let rows = counts.iter().sum::<u64>().max(1) as f64;
+    counts.chunks(2).map(|both| both.iter().sum::<u64>() as f64 / rows).collect()
 }
 
 #[cfg(test)]

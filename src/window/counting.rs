@@ -118,7 +118,7 @@ impl Counting {
         let nearest = match &baseline.clusters {
             Some(clusters) => {
                 let nearest = Nearest::new(encoder, &known, clusters).ok_or(CountingError::OtherClusters { spec, version })?;
-                Some(nearest).filter(|nearest| nearest.clusters() > 0)
+                Some(nearest).filter(|nearest| nearest.bins() > 0)
             }
             None => None,
         };
@@ -189,9 +189,11 @@ impl Counting {
             }
         }
         if let Some(nearest) = &self.nearest {
-            let cluster = nearest.cluster(encoder, row);
-            slice.columns[self.columns.len()][cluster] += 1;
-            slice.error_by[self.columns.len()][cluster] += error_us;
+            let nearby = nearest.nearby(encoder, row);
+            let bin = nearest.bin(nearby);
+            slice.columns[self.columns.len()][bin] += 1;
+            slice.error_by[self.columns.len()][bin] += error_us;
+            nearest.spread(encoder, row, nearby, &mut slice.spread);
         }
         slice.target[self.target.partition_point(|edge| *edge < outcome.actual)] += 1;
         let mut push = |series: &str, error: f64| {
@@ -215,8 +217,9 @@ impl Counting {
         slice.columns = self.columns.iter().map(|column| vec![0; column.bins]).collect();
         slice.error_by = self.columns.iter().map(|column| vec![0; if column.by_category { column.bins } else { 0 }]).collect();
         if let Some(nearest) = &self.nearest {
-            slice.columns.push(vec![0; nearest.clusters()]);
-            slice.error_by.push(vec![0; nearest.clusters()]);
+            slice.columns.push(vec![0; nearest.bins()]);
+            slice.error_by.push(vec![0; nearest.bins()]);
+            slice.spread = vec![0; nearest.axes()];
         }
         slice.target = vec![0; self.target.len() + 1];
     }

@@ -20,7 +20,7 @@ use crate::features::Row;
 /// Tickets from which centroids are found, evenly spread over all of them in the order of their values.
 const SAMPLE: usize = 8_192;
 /// Share of the tickets that each cluster holds at least: what the index is customarily asked of a bin (Siddiqi 2006, "Credit
-/// Risk Scorecards"; a smaller one makes it jump by chance).
+/// Risk Scorecards"), because it jumps by chance where few are.
 const LEAST_SHARE: f64 = 0.05;
 /// Beginnings of k-means, of which the one with the smallest sum of squares counts.
 const RUNS: usize = 4;
@@ -35,20 +35,44 @@ impl Builder {
         let axes = self.axes(built);
         let columns: Vec<&Column> = built.iter().map(|built| &built.column).collect();
         let centroids = if axes.is_empty() { Vec::new() } else { fit(&axes, &self.points(&axes, &columns)) };
-        let mut daily = self.daily(centroids.len());
-        let counts = vec![0; centroids.len()];
-        let mut clusters = Clusters { axes, centroids, counts };
-        if clusters.centroids.is_empty() {
+        let (count, width) = (centroids.len(), axes.len());
+        let (half_within, spread, counts) = (vec![0.0; count], vec![0.0; width], vec![0; 2 * count]);
+        let mut clusters = Clusters { axes, centroids, half_within, spread, counts };
+        let mut daily = self.daily(2 * count);
+        if count == 0 {
             return (clusters, daily);
         }
-        let nearest = Nearest::new(&self.encoder, &columns, &clusters).expect("centroids have a coordinate an axis, axes are columns");
-        let mut row = Row::default();
+        let compile = |clusters: &Clusters| {
+            Nearest::new(&self.encoder, &columns, clusters).expect("centroids have a coordinate an axis, and axes are columns")
+        };
+        clusters.half_within = self.half_within(&compile(&clusters), count);
+        let nearest = compile(&clusters);
+        let (mut row, mut spread) = (Row::default(), vec![0; width]);
         for (at, day) in self.day.iter().enumerate() {
             self.read(at, &mut row);
-            daily.count(*day, nearest.cluster(&self.encoder, &row));
+            let nearby = nearest.nearby(&self.encoder, &row);
+            daily.count(*day, nearest.bin(nearby));
+            nearest.spread(&self.encoder, &row, nearby, &mut spread);
         }
+        clusters.spread = Clusters::mean_spread(&spread, self.rows() as u64);
         clusters.counts = daily.total();
         (clusters, daily)
+    }
+
+    /// Returns the median squared distance of each cluster's tickets from its centroid; 0 of a cluster without any.
+    fn half_within(&self, nearest: &Nearest, clusters: usize) -> Vec<f64> {
+        let mut distances: Vec<Vec<f64>> = vec![Vec::new(); clusters];
+        let mut row = Row::default();
+        for at in 0..self.rows() {
+            self.read(at, &mut row);
+            let nearby = nearest.nearby(&self.encoder, &row);
+            distances[nearby.cluster].push(nearby.distance);
+        }
+        let median = |of_cluster: &mut Vec<f64>| {
+            let middle = of_cluster.len() / 2;
+            if of_cluster.is_empty() { 0.0 } else { *of_cluster.select_nth_unstable_by(middle, f64::total_cmp).1 }
+        };
+        distances.iter_mut().map(median).collect()
     }
 
     /// Returns the features that vary: their mean and deviation as the model is given them.
@@ -114,8 +138,7 @@ fn same(a: f64, b: f64) -> bool {
 /// [`LEAST_SHARE`] of the points; the most populous first.
 ///
 /// The question is not how many groups there are by nature, which an index of compactness (Caliński and Harabasz, silhouettes)
-/// would answer: with two groups that change partners half of each stays on its side of the border. Bins should be many, and none
-/// of them rare.
+/// would answer with 2 for most: clusters are bins here, which should be many, and none of them rare.
 fn fit(axes: &[Axis], points: &Array2<f64>) -> Vec<Vec<f64>> {
     let points = DatasetBase::from(points.view());
     let rows = points.records.nrows();

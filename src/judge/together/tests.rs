@@ -148,7 +148,7 @@ fn a_change_of_correlation_that_no_feature_shows_is_an_episode_that_names_the_fe
     assert!(alert.features.iter().all(|moved| moved.psi.unwrap() < 0.1));
     assert!(alert.summary.contains("clusters drifts: PSI 0.") && alert.summary.contains("taken together"), "{}", alert.summary);
     assert!(alert.recommendations[0].contains("go together in another way"), "{:?}", alert.recommendations);
-    assert!(alert.recommendations.iter().any(|deed| deed.contains("grew from")), "{:?}", alert.recommendations);
+    assert!(alert.recommendations.iter().any(|deed| deed.contains("rose from")), "{:?}", alert.recommendations);
     assert_eq!(alert.distributions[0].now.iter().sum::<u64>(), alert.evidence[0].rows);
     assert!(!alert.carriers.is_empty() && alert.carriers.iter().all(|carrier| carrier.mean_abs_error_now.is_some()));
     let after = &verdicts.last().unwrap().status;
@@ -203,7 +203,7 @@ fn without_its_own_phi_clusters_are_uncalibrated_and_what_an_older_watcher_did_n
     let judge = Config::default().judge;
     assert!(look(&baseline, &spec, &window, 7, &judge).cause(CLUSTERS).unwrap().calibrated);
 
-    baseline.noise.iter_mut().for_each(|noise| drop(noise.phi.remove(CLUSTERS)));
+    baseline.noise.iter_mut().for_each(|noise| assert!(noise.phi.remove(CLUSTERS).is_some()));
     let seen = look(&baseline, &spec, &window, 7, &judge);
     let calibrated = |name: &str| seen.cause(name).unwrap().calibrated;
     assert!(!calibrated(CLUSTERS) && calibrated("hour_of_day"), "a predecessor without clusters has no φ to give");
@@ -217,7 +217,7 @@ fn without_its_own_phi_clusters_are_uncalibrated_and_what_an_older_watcher_did_n
 fn a_baseline_whose_features_do_not_vary_says_so() {
     let spec = spec();
     let mut baseline = baseline(&spec);
-    baseline.clusters = Some(Clusters { axes: vec![], centroids: vec![], counts: vec![] });
+    baseline.clusters = Some(Clusters { axes: vec![], centroids: vec![], half_within: vec![], spread: vec![], counts: vec![] });
     let slices = slices(&spec, &baseline);
     assert_eq!(slices[0].columns.len(), 15);
     let verdicts = verdicts(&spec, &baseline, &slices[..30], Decision::Calibrated);

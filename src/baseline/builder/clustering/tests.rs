@@ -61,7 +61,8 @@ fn clusters_hold_every_row_none_is_rare_and_each_field_counts_once() {
     let clusters = baseline.clusters.as_ref().unwrap();
     assert_eq!(clusters.counts.iter().sum::<u64>(), baseline.rows);
     assert!((2..=MAX_CLUSTERS).contains(&clusters.centroids.len()));
-    assert!(clusters.counts.iter().all(|rows| *rows as f64 > 0.04 * baseline.rows as f64), "{:?}", clusters.counts);
+    let least = clusters.counts.chunks(2).map(|both| both.iter().sum::<u64>()).min().unwrap();
+    assert!(least as f64 > 0.04 * baseline.rows as f64, "{:?}", clusters.counts);
     let names: Vec<&str> = clusters.axes.iter().map(|axis| axis.feature.as_str()).collect();
     let by_task = ["task_type_encoded", "avg_duration_by_task", "success_rate_by_task", "std_duration_by_task"];
     assert!(names.contains(&"retry_count") && !names.contains(&"risk_weight") && !names.contains(&"hour_of_day"), "{names:?}");
@@ -77,7 +78,7 @@ fn what_a_row_is_nearest_to_is_what_the_distances_say() {
     let (clusters, encoder) = (baseline.clusters.as_ref().unwrap(), Encoder::new(&spec()).unwrap());
     let columns: Vec<&Column> = baseline.columns.iter().collect();
     let nearest = Nearest::new(&encoder, &columns, clusters).unwrap();
-    let mut row = Row::default();
+    let (mut row, mut counts, mut total) = (Row::default(), vec![0; clusters.counts.len()], 0.0);
     for ticket in &tickets {
         encoder.encode(&ticket.fields, &mut row);
         let distances = clusters.centroids.iter().map(|centroid| {
@@ -90,9 +91,15 @@ fn what_a_row_is_nearest_to_is_what_the_distances_say() {
         });
         let distances: Vec<f64> = distances.collect();
         let least = distances.iter().copied().fold(f64::INFINITY, f64::min);
-        let found = distances[nearest.cluster(&encoder, &row)];
-        assert!(found <= least + 1e-9, "{found} of {distances:?}");
+        let nearby = nearest.nearby(&encoder, &row);
+        assert!(distances[nearby.cluster] <= least + 1e-9 && (nearby.distance - least).abs() < 1e-9, "{nearby:?} of {distances:?}");
+        counts[2 * nearby.cluster + usize::from(nearby.distance > clusters.half_within[nearby.cluster])] += 1;
+        total += least;
     }
+    assert_eq!(counts, clusters.counts);
+    assert!(counts.chunks(2).all(|both| both[0] >= both[1]), "half of each cluster lies near: {counts:?}");
+    let spread: f64 = clusters.axes.iter().zip(&clusters.spread).map(|(axis, spread)| axis.weight * spread).sum();
+    assert!((spread - total / tickets.len() as f64).abs() < 1e-3, "the spread by axis adds up to the mean distance");
 }
 
 #[test]
@@ -136,12 +143,12 @@ fn rows_that_are_all_alike_have_no_clusters_and_two_kinds_have_two() {
         builder.build(&making()).unwrap()
     };
     let alike = of(&|_| 3.1);
-    assert_eq!(alike.clusters, Some(Clusters { axes: vec![], centroids: vec![], counts: vec![] }));
+    assert_eq!(alike.clusters, Some(Clusters { axes: vec![], centroids: vec![], half_within: vec![], spread: vec![], counts: vec![] }));
     assert!(!alike.noise[0].phi.contains_key(CLUSTERS));
     let two = of(&|i| if i == 7 { 5.0 } else { 0.0 }).clusters.unwrap();
-    assert_eq!((two.axes.len(), two.counts), (1, vec![299, 1]), "there are only two kinds");
+    assert_eq!((two.axes.len(), two.counts), (1, vec![299, 0, 1, 0]), "there are only two kinds");
     let half = of(&|i| if i % 2 == 0 { f64::NAN } else { 2.0 }).clusters.unwrap();
-    assert_eq!(half.counts, [150, 150], "what is not finite is to the model the default, 0");
+    assert_eq!(half.counts, [150, 0, 150, 0], "what is not finite is to the model the default, 0");
     let huge = of(&|i| if i % 2 == 0 { 1e300 } else { -1e300 }).clusters.unwrap();
     assert_eq!(huge.axes, [], "a deviation that no number holds is no axis");
 }
