@@ -55,12 +55,7 @@ pub struct Slice {
     #[serde(default, serialize_with = "sparse::write_rows::<_, Decimal, _>", deserialize_with = "sparse::read_rows::<_, Decimal, _>")]
     pub error_by: Vec<Vec<i128>>,
     /// Sum of the squared distance from the nearest centroid by axis of the baseline's clusters, in 2^-16 squared deviations.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        serialize_with = "sparse::write_row",
-        deserialize_with = "sparse::read_row"
-    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]
     pub spread: Vec<u64>,
     /// Rows by bin of the target's fine histogram.
     #[serde(default, serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]

@@ -434,13 +434,7 @@ fn summary(status: Option<Level>, seen: &Look, judge: &Judge) -> String {
     format!("{}: {}", status.name(), over.join("; "))
 }
 
-fn recommendations(
-    status: Option<Level>,
-    seen: &Look,
-    causes: &BTreeMap<String, CauseReport>,
-    case: &Case,
-    judge: &Judge,
-) -> Vec<String> {
+fn recommendations(status: Option<Level>, seen: &Look, causes: &BTreeMap<String, CauseReport>, case: &Case, judge: &Judge) -> Vec<String> {
     if status.is_none() {
         return vec!["take a longer window, or wait for more tickets".to_owned()];
     }

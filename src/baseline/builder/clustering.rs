@@ -161,7 +161,8 @@ fn fit(axes: &[Axis], points: &Array2<f64>) -> Vec<Vec<f64>> {
         let smallest = centroids.iter().map(|(rows, _)| *rows).min().unwrap_or(0);
         if clusters <= 2 || smallest as f64 >= LEAST_SHARE * rows as f64 {
             centroids.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| by_coordinates(&a.1, &b.1)));
-            let in_deviations = |(_, centroid): (u64, Vec<f64>)| centroid.iter().zip(axes).map(|(x, axis)| x / axis.weight.sqrt()).collect();
+            let in_deviations =
+                |(_, centroid): (u64, Vec<f64>)| centroid.iter().zip(axes).map(|(x, axis)| x / axis.weight.sqrt()).collect();
             return centroids.into_iter().map(in_deviations).collect();
         }
         clusters -= 1;

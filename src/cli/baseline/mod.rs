@@ -249,8 +249,8 @@ fn describe(baseline: &Baseline, spec: &Spec, out: &mut Out) -> Result<(), Failu
     out.line(match &baseline.clusters {
         Some(clusters) if clusters.centroids.is_empty() => "Clusters   none: no feature varies, so they are not judged".to_owned(),
         Some(clusters) => {
-            let counts = clusters.counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            format!("Clusters   {} over {} features that vary: {counts} tickets", clusters.counts.len(), clusters.axes.len())
+            let counts: Vec<String> = clusters.counts.chunks(2).map(|both| both.iter().sum::<u64>().to_string()).collect();
+            format!("Clusters   {} over {} features that vary: {} tickets", counts.len(), clusters.axes.len(), counts.join(", "))
         }
         None => "Clusters   none: made before baselines had them, so they are not judged".to_owned(),
     })?;

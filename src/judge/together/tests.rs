@@ -146,7 +146,7 @@ fn a_change_of_correlation_that_no_feature_shows_is_an_episode_that_names_the_fe
     features.sort_unstable();
     assert_eq!(features, ["parameters_size", "sla_timeout_ms"], "{:?}", alert.features);
     assert!(alert.features.iter().all(|moved| moved.psi.unwrap() < 0.1));
-    assert!(alert.summary.contains("clusters drifts: PSI 0.") && alert.summary.contains("taken together"), "{}", alert.summary);
+    assert!(alert.summary.contains("clusters drifts further: PSI 0.") && alert.summary.contains("taken together"), "{}", alert.summary);
     assert!(alert.recommendations[0].contains("go together in another way"), "{:?}", alert.recommendations);
     assert!(alert.recommendations.iter().any(|deed| deed.contains("rose from")), "{:?}", alert.recommendations);
     assert_eq!(alert.distributions[0].now.iter().sum::<u64>(), alert.evidence[0].rows);

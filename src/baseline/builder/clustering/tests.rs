@@ -3,8 +3,8 @@ use super::*;
 use crate::baseline::Baseline;
 use crate::baseline::builder::Making;
 use crate::clock::DAY_MS;
-use crate::features::Encoder;
 use crate::drift::look::CLUSTERS;
+use crate::features::Encoder;
 use crate::ticket::{FieldValue, Ticket};
 
 const DAYS: i64 = 28;
@@ -47,7 +47,7 @@ fn the_same_tickets_in_any_order_on_any_number_of_threads_give_the_same_bytes() 
     // As seven partitions would bring them, one after the other.
     tickets.sort_by_key(|ticket| (ticket.completed_at_ms * 31 % 7, ticket.completed_at_ms));
     assert!(bytes(&tickets) == expected, "another order");
-    tickets.sort_by_key(|ticket| ticket.completed_at_ms.wrapping_mul(0x9e37_79b9_7f4a_7c1));
+    tickets.sort_by_key(|ticket| ticket.completed_at_ms.wrapping_mul(0x09e3_779b_97f4_a7c1));
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         assert!(pool.install(|| bytes(&tickets)) == expected, "{threads} threads");
