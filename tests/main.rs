@@ -25,6 +25,7 @@ mod serve_load;
 mod serve_openapi;
 mod servers;
 mod specs;
+mod tail_gap;
 mod tail_group;
 mod tail_mongo;
 mod train;

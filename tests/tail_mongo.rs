@@ -27,29 +27,34 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PARTITIONS: u32 = 3;
 
 /// A collection of its own, and the log that its tickets go to.
-struct World {
-    runtime: Runtime,
-    collection: Collection<Document>,
+pub(crate) struct World {
+    pub(crate) runtime: Runtime,
+    pub(crate) collection: Collection<Document>,
     /// For its faults; where tickets go to is `target`.
-    log: MemoryLog,
+    pub(crate) log: MemoryLog,
     target: Arc<dyn Log>,
-    config: Config,
+    pub(crate) config: Config,
     spec: Arc<Spec>,
 }
 
 /// The stage, running.
-struct Running {
-    context: Context,
-    thread: JoinHandle<Result<(), TailError>>,
+pub(crate) struct Running {
+    pub(crate) context: Context,
+    pub(crate) thread: JoinHandle<Result<(), TailError>>,
 }
 
 impl World {
     fn new(name: &str) -> Self {
+        Self::at(&mongo().uri, name)
+    }
+
+    /// The same on a MongoDB of one's own.
+    pub(crate) fn at(uri: &str, name: &str) -> Self {
         let runtime = Runtime::new().unwrap();
-        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).unwrap();
+        let client = runtime.block_on(Client::with_uri_str(uri)).unwrap();
         let database = client.database(&format!("tail_{name}"));
         let mut config = Config::default();
-        config.mongodb.uri = Some(mongo().uri.clone().into());
+        config.mongodb.uri = Some(uri.to_owned().into());
         config.mongodb.database = Some(database.name().to_owned());
         config.kafka.partitions = PARTITIONS;
         let spec = Spec::from_toml(include_str!("../config/execution-tickets.toml")).unwrap();
@@ -68,7 +73,7 @@ impl World {
         world
     }
 
-    fn topics(&self) -> Topics {
+    pub(crate) fn topics(&self) -> Topics {
         Topics::new(&self.config.kafka.topic_prefix)
     }
 
@@ -80,7 +85,7 @@ impl World {
     }
 
     /// Starts the stage and waits until it leads.
-    fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         let running = self.launch();
         wait_until("the tail leads", LIMIT, || {
             matches!(running.context.health.all().get(tail::PART), Some(State::Ready(words)) if words.starts_with("leading")).then_some(())
@@ -89,7 +94,7 @@ impl World {
     }
 
     /// Starts the stage.
-    fn launch(&self) -> Running {
+    pub(crate) fn launch(&self) -> Running {
         let topics = self.topics();
         self.target.create_topics(&topics.settings(&self.config.topic_plan())).unwrap();
         let context = Context {
@@ -109,7 +114,7 @@ impl World {
         Running { context, thread }
     }
 
-    fn insert(&self, documents: impl IntoIterator<Item = Document>) {
+    pub(crate) fn insert(&self, documents: impl IntoIterator<Item = Document>) {
         let documents: Vec<_> = documents.into_iter().collect();
         self.runtime.block_on(async { self.collection.insert_many(documents).await }).unwrap();
     }
@@ -123,11 +128,11 @@ impl World {
         self.runtime.block_on(async { self.collection.replace_one(doc! { "_id": id }, document).await }).unwrap();
     }
 
-    fn delete(&self, id: i32) {
+    pub(crate) fn delete(&self, id: i32) {
         self.runtime.block_on(async { self.collection.delete_one(doc! { "_id": id }).await }).unwrap();
     }
 
-    fn records(&self, topic: &str) -> Vec<Delivered> {
+    pub(crate) fn records(&self, topic: &str) -> Vec<Delivered> {
         let mut reader = self.target.reader().unwrap();
         let mut records = Vec::new();
         for partition in 0..PARTITIONS {
@@ -146,7 +151,7 @@ impl World {
     }
 
     /// Tickets by id, in the order in which each completed.
-    fn tickets(&self) -> BTreeMap<String, Vec<Ticket>> {
+    pub(crate) fn tickets(&self) -> BTreeMap<String, Vec<Ticket>> {
         let mut tickets: BTreeMap<String, Vec<Ticket>> = BTreeMap::new();
         for record in self.records(&self.topics().tickets) {
             if record.header("kind") == Some(b"ticket") {
@@ -172,7 +177,7 @@ impl World {
         all
     }
 
-    fn dead(&self) -> Vec<(String, String)> {
+    pub(crate) fn dead(&self) -> Vec<(String, String)> {
         let dead = self.records(&self.topics().dead_letters);
         let values = dead.iter().map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_deref().unwrap()).unwrap());
         values.map(|value| (value["reason"].as_str().unwrap().to_owned(), value["detail"].as_str().unwrap().to_owned())).collect()
@@ -180,13 +185,13 @@ impl World {
 }
 
 impl Running {
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.context.stop.ask();
         self.thread.join().unwrap().unwrap();
     }
 }
 
-fn name(id: i32) -> String {
+pub(crate) fn name(id: i32) -> String {
     format!("T-{id}")
 }
 
@@ -203,11 +208,11 @@ fn ticket(id: i32, status: &str) -> Document {
     }
 }
 
-fn completed(id: i32) -> Document {
+pub(crate) fn completed(id: i32) -> Document {
     ticket(id, "COMPLETED")
 }
 
-fn executing(id: i32) -> Document {
+pub(crate) fn executing(id: i32) -> Document {
     ticket(id, "EXECUTING")
 }
 

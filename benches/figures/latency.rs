@@ -163,6 +163,8 @@ pub(crate) fn alert(runs: usize) -> Vec<Figure> {
         let partitions = log.partitions(&topics.tickets).expect("the topic is there") as usize;
         let tickets = spy(log.follow(&topics.tickets, &vec![0; partitions]).expect("the topic is there"));
         let alerts = spy(bench.follow(&topics.alerts));
+        let summaries = spy(bench.follow(&topics.summaries));
+        let statuses = spy(bench.follow(&topics.status));
         let mut documents = fresh(run, SECONDS * RATE as usize);
         for (n, document) in documents.iter_mut().enumerate() {
             drift(document, n / RATE as usize);
@@ -174,6 +176,15 @@ pub(crate) fn alert(runs: usize) -> Vec<Figure> {
                 marks.entry(mark.number).or_insert(at);
             }
         }
+        let counted = last_seen(&summaries);
+        let judged = last_seen(&statuses);
+        let between = |from: &HashMap<u64, Instant>, to: &HashMap<u64, Instant>| {
+            let delays = from.iter().filter_map(|(mark, at)| Some(to.get(mark)?.saturating_duration_since(*at).as_secs_f64() * 1e3));
+            let delays: Vec<f64> = delays.collect();
+            format!("{:.1} and {:.1} ms", quantile(&delays, 0.5), quantile(&delays, 0.99))
+        };
+        let to = [between(&marks, &counted), between(&counted, &judged)];
+        eprintln!("  of every mark, p50 and p99: {} until its summaries are visible, {} more until its status is", to[0], to[1]);
         let mut delays = Vec::new();
         while let Ok((at, record)) = alerts.try_recv() {
             if let Ok(Alert::Episode(episode)) = serde_json::from_slice(record.value.as_deref().unwrap_or_default()) {
@@ -187,6 +198,15 @@ pub(crate) fn alert(runs: usize) -> Vec<Figure> {
         eprintln!("  {} alerts: p50 {:.2} ms, p99 {:.2} ms", delays.len(), p50[run], p99[run]);
     }
     figures("end of slice visible to alert visible", &p50, &p99, [20.0, 60.0], ["<= 20 ms", "<= 60 ms"])
+}
+
+/// Returns when the last record of each mark was seen.
+fn last_seen(seen: &mpsc::Receiver<(Instant, Delivered)>) -> HashMap<u64, Instant> {
+    let mark = |record: &Delivered| {
+        let value: serde_json::Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default()).ok()?;
+        value["mark"].as_u64().or_else(|| value["mark"]["number"].as_u64())
+    };
+    seen.try_iter().filter_map(|(at, record)| Some((mark(&record)?, at))).collect()
 }
 
 fn figures(name: &str, p50: &[f64], p99: &[f64], limits: [f64; 2], goals: [&'static str; 2]) -> Vec<Figure> {

@@ -28,11 +28,35 @@ impl Heard {
     /// Waits a moment for verdicts and returns them.
     pub(super) fn poll(&mut self, time: Duration) -> Result<Vec<Status>, Failure> {
         if let Some(record) = self.positions.poll(Duration::ZERO)?.last() {
-            self.position = Some(decode(record, "positions")?);
+            let position: Position = decode(record, "positions")?;
+            // The follower may be behind what was read when tail ended.
+            if self.position.as_ref().is_none_or(|known| known.next_mark <= position.next_mark) {
+                self.position = Some(position);
+            }
         }
         let statuses: Vec<Status> = self.statuses.poll(time)?.iter().map(|record| decode(record, "status")).collect::<Result<_, _>>()?;
         self.judged_mark = statuses.last().map_or(self.judged_mark, |status| status.mark);
         Ok(statuses)
+    }
+
+    /// Tail has ended: reads the last position, which the follower may not have brought yet.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(super) fn tail_has_ended(&mut self, context: &Context) -> Result<(), Failure> {
+        let topic = &context.topics.positions;
+        let mut reader = context.log.reader()?;
+        let bounds = reader.bounds(topic, 0)?;
+        let mut last = None;
+        // A compacted topic keeps its last record, whatever markers follow it.
+        reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
+            last = Some(record);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        if let Some(record) = last {
+            self.position = Some(decode(&record, "positions")?);
+        }
+        Ok(())
     }
 
     /// Whether every mark in the log has its verdict.

@@ -112,7 +112,10 @@ fn watch_over(context: &Context, pipeline: &mut Pipeline, replays: bool) -> Resu
     while !context.stop.is_asked() {
         if let Some((part, end)) = pipeline.wait(Duration::from_millis(200)) {
             end.map_err(failed)?;
-            tail_ended |= part == Part::Stage(Stage::Tail);
+            if part == Part::Stage(Stage::Tail) {
+                tail_ended = true;
+                heard.as_mut().map_or(Ok(()), |heard| heard.tail_has_ended(context))?;
+            }
         }
         let heard_all = match &mut heard {
             Some(heard) => {

@@ -90,6 +90,7 @@ pub const KEYS: &[Key] = &[
     key("registry.directory", Kind::Text, TRAIN),
     key("registry.cache", Kind::Text, RUN),
     key("tail.start", Kind::Choice(&["now", "history"]), RUN),
+    key("tail.history_lost", Kind::Choice(&["stop", "reread"]), RUN),
     key("tail.clock", Kind::Choice(&["auto", "commit", "tickets"]), RUN),
     key("tail.transaction_rows", Kind::Integer(1, 100_000), RUN),
     key("tail.batch_rows", Kind::Integer(1, 100_000), RUN),

@@ -140,6 +140,16 @@ pub enum Start {
     History,
 }
 
+/// What tail does when MongoDB has forgotten what came after the position. A gap record says so either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryLost {
+    /// It stops: a person decides.
+    Stop,
+    /// It goes on with the present, and reads the collection again for what completed meanwhile.
+    Reread,
+}
+
 /// Which clock event time follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -158,6 +168,8 @@ pub enum ClockMode {
 pub struct Tail {
     /// Where the first start begins.
     pub start: Start,
+    /// What happens when MongoDB has forgotten what came after the position.
+    pub history_lost: HistoryLost,
     /// Which clock event time follows.
     pub clock: ClockMode,
     /// Tickets in one transaction, at most.
@@ -403,7 +415,7 @@ impl Default for Mlflow {
 
 impl Default for Tail {
     fn default() -> Self {
-        Self { start: Start::Now, clock: ClockMode::Auto, transaction_rows: 4_000, batch_rows: 1_000 }
+        Self { start: Start::Now, history_lost: HistoryLost::Stop, clock: ClockMode::Auto, transaction_rows: 4_000, batch_rows: 1_000 }
     }
 }
 

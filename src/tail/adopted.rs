@@ -204,6 +204,12 @@ impl Adopted {
         self.controls.drain(..).collect()
     }
 
+    /// The source will bring none of it again: forgets the events, and returns all control records.
+    pub(crate) fn abandon(&mut self) -> Vec<AdoptedControl> {
+        self.events.clear();
+        self.surrender()
+    }
+
     /// Returns the control records that are left and wait for nothing, once no event is left.
     pub(crate) fn rest(&mut self) -> Vec<AdoptedControl> {
         if !self.events.is_empty() {

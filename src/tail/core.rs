@@ -3,6 +3,7 @@
 //! Pure: no clock of its own, no I/O. What comes out is a function of the events, of the baselines and decisions that were
 //! handed in between them, and of nothing else; not of how events were batched, nor of where a process ended.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use super::adopted::{self, Adopted, AdoptedControl, Identity};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::partition::partition;
 use super::position::{Head, Position};
-use super::source::{Event, Place};
-use super::streamed::Streamed;
+use super::source::{ClusterTime, Event, Opened, Place};
+use super::streamed::{Streamed, completion};
 use crate::clock::DAY_MS;
 use crate::config::{ClockMode, Window};
 use crate::log::{Record, Transaction};
@@ -55,6 +56,8 @@ pub struct Counts {
     pub streamed: u64,
     /// Events adopted that never came again.
     pub vanished: u64,
+    /// Gaps.
+    pub gaps: u64,
 }
 
 /// The protocol's state.
@@ -148,6 +151,14 @@ impl Core {
         self.position.history.is_some() && self.streamed.has_forgotten()
     }
 
+    /// Returns what a ticket is remembered as while a history is read: its key, or, when the collection is read again, this
+    /// completion of it.
+    pub(crate) fn remembered_as<'t>(&self, ticket: &'t Ticket) -> Cow<'t, [u8]> {
+        let key = ticket.id.key();
+        let is_again = self.position.history.as_ref().is_some_and(|history| history.completed_from_ms.is_some());
+        if is_again { completion(&key, ticket.completed_at_ms).into() } else { key }
+    }
+
     /// Remembers a key that the stream has brought since the history began, as found in the log.
     pub fn remember(&mut self, key: &[u8]) {
         self.streamed.insert_anyway(key);
@@ -179,6 +190,40 @@ impl Core {
                 self.mark(floor.div_euclid(self.slice_ms) * self.slice_ms);
             }
             self.position.next_mark = 1;
+        }
+    }
+
+    /// MongoDB has forgotten what followed the position: a gap record says so, up to `present`. With `opened`, the collection is read
+    /// again from there; `streamed` holds what the log has of it. Without, nothing moves but what is told, and it is told once.
+    ///
+    /// Records that a torn transaction left beyond the position will not come again: they stand, and the reading meets them in
+    /// `streamed` like all others.
+    pub(crate) fn forget(&mut self, present: ClusterTime, reason: &str, opened: Option<(Opened, Streamed)>) {
+        let mut told_ms = self.position.gap_told_ms;
+        for adopted in self.adopted.abandon() {
+            if let Control::Gap { to_ms, .. } = &adopted.control {
+                told_ms = told_ms.max(Some(*to_ms));
+            }
+            self.complete(&adopted);
+        }
+        let read_ms = self.position.place.time().map_or(0, |(seconds, _)| i64::from(seconds) * 1_000);
+        let (from_ms, to_ms) = (told_ms.unwrap_or(read_ms), (i64::from(present.0) + 1) * 1_000);
+        let is_standing = opened.is_none() && told_ms.is_some();
+        if from_ms < to_ms && !is_standing {
+            let id = format!("gap-{from_ms}-{to_ms}");
+            self.broadcast(&Control::Gap { id, from_ms, to_ms, reason: reason.to_owned() }, |_| true);
+            self.counts.gaps += 1;
+            told_ms = Some(to_ms);
+        }
+        match opened {
+            None => self.position.gap_told_ms = told_ms,
+            Some((opened, streamed)) => {
+                self.position.gap_told_ms = None;
+                self.position.place = opened.place;
+                self.position.source = opened.fingerprint;
+                self.position.history = opened.history;
+                self.streamed = streamed;
+            }
         }
     }
 
@@ -272,12 +317,13 @@ impl Core {
     }
 
     fn row(&mut self, normalised: &mut Normalised, last: &Bytes, present_ms: i64) {
-        let Some(since) = self.position.history.as_ref().map(|history| history.since) else {
+        let Some((since, from_ms)) = self.position.history.as_ref().map(|history| (history.since, history.completed_from_ms)) else {
             return;
         };
         match normalised {
             Normalised::Completed(ticket) => {
-                if self.streamed.contains(&ticket.id.key()) {
+                let is_before = from_ms.is_some_and(|from_ms| ticket.completed_at_ms < from_ms);
+                if is_before || self.streamed.contains(&self.remembered_as(ticket)) {
                     self.counts.streamed += 1;
                 } else {
                     ticket.commit = None;
@@ -313,7 +359,8 @@ impl Core {
     fn ticket(&mut self, ticket: &Ticket) {
         let key = ticket.id.key();
         if self.position.history.is_some() && ticket.transition != Transition::History {
-            self.streamed.insert(&key);
+            let remembered = self.remembered_as(ticket).into_owned();
+            self.streamed.insert(&remembered);
         }
         if !self.adopted.is_empty()
             && self.adopted.skip(&adopted::of_ticket(&key, ticket.commit, ticket.transition, ticket.completed_at_ms))

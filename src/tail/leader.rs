@@ -7,13 +7,13 @@ use super::follow::{Decisions, FollowedTopic, Verdict};
 use super::gate::{ANSWER_AFTER, Gate};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::position::Position;
-use super::source::{ClusterTime, Event, Opened, Source, SourceError};
+use super::source::{ClusterTime, Event, HistoryPlace, Opened, Place, Resume, Source, SourceError};
 use super::streamed::Streamed;
 use super::time::SourceClock;
 use super::{PART, TailError, restore};
 use crate::clock::now_ms;
-use crate::config::{ClockMode, Tail};
-use crate::log::{Committer, Done, LogError, Member, Polled, Producer, TransactError};
+use crate::config::{ClockMode, HistoryLost, Tail};
+use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, TransactError};
 use crate::metrics;
 use crate::spec::Spec;
 use crate::stage::{Context, State};
@@ -64,7 +64,7 @@ impl From<LogError> for Setback {
 impl From<SourceError> for Setback {
     fn from(error: SourceError) -> Self {
         match error {
-            SourceError::Unavailable { .. } => Self::Again(error.to_string()),
+            SourceError::Unavailable { .. } | SourceError::Forgotten { .. } => Self::Again(error.to_string()),
             SourceError::Refused { .. } => Self::Fatal(error.into()),
         }
     }
@@ -421,14 +421,15 @@ impl Stage<'_> {
         let wanted: std::collections::HashSet<Vec<u8>> = self.events[self.next..]
             .iter()
             .filter_map(|event| match event {
-                Event::Row { normalised: Normalised::Completed(ticket), .. } => Some(ticket.id.key().into_owned()),
+                Event::Row { normalised: Normalised::Completed(ticket), .. } => Some(core.remembered_as(ticket).into_owned()),
                 Event::Row { normalised: Normalised::Dead(letter), .. } => letter.id.as_ref().map(|id| id.key().into_owned()),
                 _ => None,
             })
             .collect();
         let mut reader = self.context.log.reader()?;
         let partitions = core.position().partitions();
-        restore::streamed_keys(reader.as_mut(), &self.context.topics, partitions, &mut |key| {
+        let from_ms = core.position().history.as_ref().and_then(|history| history.completed_from_ms);
+        restore::streamed_keys(reader.as_mut(), &self.context.topics, partitions, from_ms, &mut |key| {
             if wanted.contains(key) {
                 core.remember(key);
             }
@@ -521,6 +522,7 @@ impl Stage<'_> {
                 clock: SourceClock::new(clock_mode(&context.config.tail, self.source.as_ref())),
                 next_mark: u64::from(opened.history.is_none()),
                 history: opened.history,
+                gap_told_ms: None,
                 tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
                 dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
                 next_end_ms: None,
@@ -534,10 +536,16 @@ impl Stage<'_> {
             tracing::warn!(records = adopted.len(), "tail: a torn transaction left records beyond the position; they are adopted");
         }
         let mut changed = is_first;
+        let mut lost = None;
         if !is_first {
-            let Opened { place, fingerprint, history } = self.source.open(Some(&position.resume()))?;
-            changed |= fingerprint != position.source;
-            (position.place, position.source, position.history) = (place, fingerprint, history);
+            match self.source.open(Some(&position.resume())) {
+                Ok(Opened { place, fingerprint, history }) => {
+                    changed |= fingerprint != position.source || position.gap_told_ms.take().is_some();
+                    (position.place, position.source, position.history) = (place, fingerprint, history);
+                }
+                Err(SourceError::Forgotten { doing, reason, present }) => lost = Some((format!("{doing}: {reason}"), present)),
+                Err(error) => return Err(error.into()),
+            }
         }
         if position.fingerprint != spec.fingerprint() {
             if !adopted.is_empty() {
@@ -558,10 +566,12 @@ impl Stage<'_> {
             position.baselines_offset = 0;
             changed = true;
         }
-        let streamed = if position.history.is_some() && !is_first {
-            restore::streamed(reader.as_mut(), topics, partitions)?
-        } else {
-            Streamed::default()
+        if let Some((reason, present)) = lost {
+            return self.go_on_after_a_gap(producer, reader.as_mut(), position, adopted, (&reason, present));
+        }
+        let streamed = match &position.history {
+            Some(history) if !is_first => restore::streamed(reader.as_mut(), topics, partitions, history.completed_from_ms)?,
+            _ => Streamed::default(),
         };
         let mut core = Core::new(spec.clone(), topics.clone(), &context.config.window, position, adopted, streamed);
         if changed && !core.is_catching_up() {
@@ -569,6 +579,54 @@ impl Stage<'_> {
             self.commit(producer, &mut core)?;
         }
         Ok(core)
+    }
+
+    /// MongoDB has forgotten what followed the position: says so in the log, then stops, or goes on with the present and a second
+    /// reading of the collection. Gap and new position are one transaction: there is no gap without its record, and none has two.
+    fn go_on_after_a_gap(
+        &mut self,
+        producer: &mut dyn Producer,
+        reader: &mut dyn Reader,
+        position: Position,
+        adopted: super::adopted::Adopted,
+        (reason, present): (&str, ClusterTime),
+    ) -> Result<Core, Setback> {
+        let context = self.context;
+        let opened = if context.config.tail.history_lost == HistoryLost::Reread {
+            let window = &context.config.window;
+            let read_ms = position.place.time().map_or(0, |(seconds, _)| i64::from(seconds) * 1_000);
+            // What was late when the gap began may be missing, too; what is older than that has its verdicts.
+            let from_ms = match &position.history {
+                // A history that was not read to its end: all that is not in the log counts.
+                Some(history) => history.completed_from_ms.unwrap_or(i64::MIN),
+                None => position.clock.now().unwrap_or(read_ms) - window.lateness_ms - window.slice_ms,
+            };
+            let history = HistoryPlace { since: present, last: None, completed_from_ms: Some(from_ms) };
+            let place = Place::Stream { token: bytes::Bytes::new(), time: present, index: u32::MAX };
+            let resume = Resume { place, fingerprint: position.source.clone(), history: Some(history) };
+            let streamed = restore::streamed(reader, &context.topics, position.partitions(), Some(from_ms))?;
+            Some((self.source.open(Some(&resume))?, streamed))
+        } else {
+            None
+        };
+        let is_reread = opened.is_some();
+        let mut core =
+            Core::new(context.spec.clone(), context.topics.clone(), &context.config.window, position, adopted, Streamed::default());
+        core.begin();
+        core.forget(present, reason, opened);
+        self.commit(producer, &mut core)?;
+        if is_reread {
+            tracing::error!(
+                reason,
+                "MongoDB has forgotten what came after the position; a gap record says so, and the collection is read again"
+            );
+            return Ok(core);
+        }
+        Err(Setback::Fatal(TailError::Refused(format!(
+            "MongoDB has forgotten what came after the position: its oplog does not reach back so far ({reason}). A gap record says so. To go \
+             on with the present, and read the collection again for what completed meanwhile, set tail.history_lost = \"reread\"; enlarge \
+             the oplog, so that it does not happen again"
+        ))))
     }
 }
 
@@ -594,6 +652,7 @@ fn count(counts: &Counts) {
             metrics::dead_letters_sent(reason.name(), letters);
         }
     }
+    (0..counts.gaps).for_each(|_| metrics::gap_sent());
     if counts.skipped > 0 {
         tracing::info!(events = counts.skipped, "tail: read again what a torn transaction had brought, and skipped it");
     }

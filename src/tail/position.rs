@@ -24,6 +24,9 @@ pub struct Position {
     /// The history, while it is being read.
     #[serde(default, with = "history", skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryPlace>,
+    /// MongoDB has forgotten what followed `place`, gap records say so up to here, ms since 1970, and nobody has decided yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap_told_ms: Option<i64>,
     /// One chain a partition of `tickets`; as many as there are partitions.
     pub tickets: Vec<Head>,
     /// One chain a partition of `dead-letters`.
@@ -141,11 +144,17 @@ mod history {
     struct Written {
         since: ClusterTime,
         last: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        completed_from: Option<i64>,
     }
 
     #[expect(clippy::ref_option, reason = "serde asks for this signature")]
     pub(super) fn serialize<S: Serializer>(history: &Option<HistoryPlace>, serializer: S) -> Result<S::Ok, S::Error> {
-        let written = history.as_ref().map(|h| Written { since: h.since, last: h.last.as_deref().map(super::hex) });
+        let written = history.as_ref().map(|h| Written {
+            since: h.since,
+            last: h.last.as_deref().map(super::hex),
+            completed_from: h.completed_from_ms,
+        });
         written.serialize(serializer)
     }
 
@@ -157,7 +166,7 @@ mod history {
             None => None,
             Some(text) => Some(super::unhex(&text).ok_or_else(|| D::Error::custom("an _id is hex digits"))?),
         };
-        Ok(Some(HistoryPlace { since: written.since, last }))
+        Ok(Some(HistoryPlace { since: written.since, last, completed_from_ms: written.completed_from }))
     }
 }
 
@@ -191,6 +200,7 @@ mod tests {
             source: "file".into(),
             place,
             history: None,
+            gap_told_ms: None,
             tickets: vec![Head::begin("a", 0), Head::begin("b", 7)],
             dead_letters: vec![Head::begin("c", 0), Head::begin("d", 0)],
             clock: SourceClock::new(ClockMode::Auto),
@@ -207,7 +217,8 @@ mod tests {
         let token = Bytes::from_static(&[0, 1, 254, 255]);
         let mut position = sample(Place::Stream { token, time: (7, 8), index: 2 });
         assert_eq!(Position::decode(&position.encode()).unwrap(), position);
-        position.history = Some(HistoryPlace { since: (7, 1), last: Some(Bytes::from_static(b"x")) });
+        position.history = Some(HistoryPlace { since: (7, 1), last: Some(Bytes::from_static(b"x")), completed_from_ms: Some(-5) });
+        position.gap_told_ms = Some(8_000);
         assert_eq!(Position::decode(&position.encode()).unwrap(), position);
         let rows = sample(Place::Rows(9));
         assert_eq!(Position::decode(&rows.encode()).unwrap(), rows);

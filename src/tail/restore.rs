@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::TailError;
 use super::adopted::{Adopted, ROW_PLACE};
 use super::position::{Head, Position, hex};
-use super::streamed::Streamed;
+use super::streamed::{Streamed, completion};
 use crate::log::{Bounds, Delivered, Log, Reader};
 use crate::spec::Spec;
 use crate::ticket::{CHAIN, Chain, KIND, TICKET, Transition};
@@ -194,34 +194,44 @@ fn read_beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &Head
     }
 }
 
-/// Returns the keys that the stream has brought since the history began: at a first start, all that is not history itself.
-pub(crate) fn streamed(reader: &mut dyn Reader, topics: &Topics, partitions: u32) -> Result<Streamed, TailError> {
+/// Returns what a history leaves out: the keys that the stream has brought since it began (at a first start, all that is not history
+/// itself); or, when the collection is read again, every completion that the log has, of those that count.
+pub(crate) fn streamed(
+    reader: &mut dyn Reader,
+    topics: &Topics,
+    partitions: u32,
+    completed_from_ms: Option<i64>,
+) -> Result<Streamed, TailError> {
     let mut streamed = Streamed::default();
-    streamed_keys(reader, topics, partitions, &mut |key| streamed.insert(key))?;
+    streamed_keys(reader, topics, partitions, completed_from_ms, &mut |key| streamed.insert(key))?;
     Ok(streamed)
 }
 
-/// Hands every key that the stream has brought to `each`.
+/// Hands everything that [`streamed`] remembers to `each`.
 pub(crate) fn streamed_keys(
     reader: &mut dyn Reader,
     topics: &Topics,
     partitions: u32,
+    completed_from_ms: Option<i64>,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), TailError> {
     for partition in 0..partitions {
         let Bounds { low, end } = reader.bounds(&topics.tickets, partition)?;
         reader.read(&topics.tickets, partition, low, end, &mut |record| {
             if record.header(KIND) == Some(TICKET.as_bytes())
-                && transition(&record) != Some(Transition::History)
-                && let Some(key) = &record.key
+                && let (Some(key), Some(line)) = (&record.key, line(&record))
             {
-                each(key);
+                match completed_from_ms {
+                    Some(from_ms) if line.completed_at >= from_ms => each(&completion(key, line.completed_at)),
+                    None if line.transition != Transition::History => each(key),
+                    _ => {}
+                }
             }
             ControlFlow::Continue(())
         })?;
         let Bounds { low, end } = reader.bounds(&topics.dead_letters, partition)?;
         reader.read(&topics.dead_letters, partition, low, end, &mut |record| {
-            if !is_of_history(&record)
+            if (completed_from_ms.is_some() || !is_of_history(&record))
                 && let Some(key) = &record.key
             {
                 each(key);
@@ -232,12 +242,14 @@ pub(crate) fn streamed_keys(
     Ok(())
 }
 
-fn transition(record: &Delivered) -> Option<Transition> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        transition: Transition,
-    }
-    serde_json::from_slice::<Line>(record.value.as_deref()?).ok().map(|line| line.transition)
+#[derive(serde::Deserialize)]
+struct Line {
+    transition: Transition,
+    completed_at: i64,
+}
+
+fn line(record: &Delivered) -> Option<Line> {
+    serde_json::from_slice(record.value.as_deref()?).ok()
 }
 
 fn is_of_history(record: &Delivered) -> bool {

@@ -82,6 +82,16 @@ pub enum SourceError {
         /// What came back.
         reason: String,
     },
+    /// What came after the position is not there any more.
+    #[error("{doing}: {reason}")]
+    Forgotten {
+        /// What was attempted, on what.
+        doing: String,
+        /// What came back.
+        reason: String,
+        /// The server's time: whatever comes after it is still there.
+        present: ClusterTime,
+    },
     /// A person must decide.
     #[error("{doing}: {reason}")]
     Refused {
@@ -99,6 +109,8 @@ pub struct HistoryPlace {
     pub since: ClusterTime,
     /// `last` of the last [`Event::Row`] that is in the log.
     pub last: Option<Bytes>,
+    /// The collection is read again, after a gap: only what completed at or after this counts, ms since 1970, unless the log has it.
+    pub completed_from_ms: Option<i64>,
 }
 
 /// Where a source goes on.

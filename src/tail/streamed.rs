@@ -6,6 +6,11 @@ use std::hash::{DefaultHasher, Hasher};
 /// 1,000,000 keys are about 32 MB.
 const MOST: usize = 1_000_000;
 
+/// Returns the key of one completion of a ticket: what is remembered when the collection is read again.
+pub(crate) fn completion(key: &[u8], completed_at_ms: i64) -> Vec<u8> {
+    [key, &completed_at_ms.to_be_bytes()].concat()
+}
+
 /// Hashes of keys.
 #[derive(Debug, Default)]
 pub(crate) struct Streamed {

@@ -26,13 +26,33 @@ pub(crate) fn mongo() -> &'static Mongo {
 impl Mongo {
     /// Starts a replica set for one test, which may stop and freeze it. Fail points are on.
     pub(crate) fn start() -> Self {
+        Self::with_oplog("990", "60")
+    }
+
+    /// The same with an oplog of 1 MB, which is cut every second: some 50 MB of writes, and MongoDB has forgotten what was before.
+    pub(crate) fn forgetful() -> Self {
+        Self::with_oplog("1", "1")
+    }
+
+    fn with_oplog(megabytes: &str, checkpoint_seconds: &str) -> Self {
         let program = tools().join("mongod");
         assert!(program.is_file(), "no {}: run script/bootstrap test", program.display());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let [port] = free_ports();
         let mut mongod = Command::new(program);
         mongod
-            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5", "--oplogSize", "990"])
+            .args([
+                "--replSet",
+                "rs0",
+                "--bind_ip",
+                "127.0.0.1",
+                "--nounixsocket",
+                "--wiredTigerCacheSizeGB",
+                "0.5",
+                "--oplogSize",
+                megabytes,
+            ])
+            .args(["--syncdelay", checkpoint_seconds])
             .args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
             .args(["--port", &port.to_string()])
             .arg("--dbpath")

@@ -36,6 +36,8 @@ use teller::Teller;
 
 /// Rows that one of the demo's models is trained on, at most: two months, so that a year of trainings takes seconds.
 const TRAINING_ROWS: usize = 50_000;
+/// Room for every verdict of the year, so that its table has all of them however busy the machine is.
+const STATUS_BYTES: usize = 256 << 20;
 /// Start of the demo's baseline.
 const BASELINE_FROM: &str = "2013-01-01";
 /// Its end, exclusive.
@@ -83,7 +85,8 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     let registry: Arc<dyn Registry> = Arc::new(LocalRegistry::new(models.path()));
     config.train.max_rows = TRAINING_ROWS;
     config.registry.cache = models.path().join("cache").display().to_string();
-    let log = MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, ..Limits::default() });
+    let log =
+        MemoryLog::bounded(Limits { backlog_records: 50_000, topic_bytes: 256 << 20, superseded_bytes: STATUS_BYTES, ..Limits::default() });
     let context = Context {
         topics: Arc::new(Topics::new(&config.kafka.topic_prefix)),
         config: Arc::new(config),
@@ -110,7 +113,10 @@ pub(super) fn run(arguments: &Demo, session: &mut Session) -> Result<Exit, Failu
     while !(replayed && teller.has_judged_all()) {
         if let Some((part, end)) = pipeline.wait(Duration::ZERO) {
             end.map_err(failed)?;
-            replayed |= part == Part::Stage(Stage::Tail);
+            if part == Part::Stage(Stage::Tail) {
+                replayed = true;
+                teller.tail_has_ended(&context)?;
+            }
         }
         teller.listen(&mut session.out)?;
     }

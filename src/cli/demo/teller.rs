@@ -165,6 +165,11 @@ impl Teller {
         })
     }
 
+    /// Tail has ended: from here on it is known which mark is the last.
+    pub(super) fn tail_has_ended(&mut self, context: &Context) -> Result<(), Failure> {
+        self.heard.tail_has_ended(context)
+    }
+
     /// Whether every mark in the log has its verdict.
     pub(super) fn has_judged_all(&self) -> bool {
         self.heard.has_judged_all()

@@ -1,6 +1,7 @@
 //! From librdkafka's messages to ours.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::Message;
@@ -16,6 +17,12 @@ pub(super) const POLL_BYTES: usize = 4 << 20;
 /// Names of headers that every record of some topic has, so that they need not be allocated each time.
 const FREQUENT: [&str; 10] =
     ["kind", "chain", "source", "content-type", "ce_specversion", "ce_type", "ce_source", "ce_id", "ce_time", "ce_subject"];
+
+/// Returns a wait in whole milliseconds, rounded up: librdkafka knows no shorter ones, and rdkafka asks it without a pause, a
+/// processor's whole time, while the last fraction of one passes.
+pub(super) fn whole(wait: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
+}
 
 /// librdkafka counts partitions in `i32`.
 pub(super) fn native(partition: u32) -> i32 {
@@ -43,4 +50,15 @@ fn ours(header: &rdkafka::message::Header<'_, &[u8]>) -> Header {
         None => Cow::Owned(header.key.to_owned()),
     };
     (name, header.value.map_or_else(Bytes::new, Bytes::copy_from_slice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_a_whole_number_of_milliseconds_and_never_shorter() {
+        let whole = |nanos: u64| whole(Duration::from_nanos(nanos)).as_nanos();
+        assert_eq!([0, 1, 999_999, 1_000_000, 1_000_001].map(whole), [0, 1_000_000, 1_000_000, 1_000_000, 2_000_000]);
+    }
 }

@@ -82,7 +82,7 @@ impl Follower for KafkaFollower {
         }
         while records.len() < POLL_RECORDS && bytes < POLL_BYTES {
             let left = give_up.saturating_duration_since(std::time::Instant::now());
-            let wait = if records.is_empty() { left } else { Duration::ZERO };
+            let wait = if records.is_empty() { fetch::whole(left) } else { Duration::ZERO };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
                     let record = fetch::delivered(&message);

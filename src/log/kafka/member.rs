@@ -255,7 +255,7 @@ impl Member for KafkaMember {
                 }
             }
             self.fetch_started()?;
-            let records = self.batch(give_up.saturating_duration_since(Instant::now()).min(SEATED_EVERY))?;
+            let records = self.batch(fetch::whole(give_up.saturating_duration_since(Instant::now())).min(SEATED_EVERY))?;
             if !records.is_empty() {
                 return Ok(Polled::Records(records));
             }

@@ -27,6 +27,8 @@ const POLL_RECORDS: usize = 4_096;
 pub struct Limits {
     /// Bytes a topic that is not compacted keeps, about, of what every group has committed.
     pub topic_bytes: usize,
+    /// Superseded bytes that a partition of a compacted topic keeps, about: how far a follower of every record may lag behind.
+    pub superseded_bytes: usize,
     /// Records of a topic that a group with members may lag behind before [`Producer::transact`] waits for it.
     pub backlog_records: i64,
     /// How long `transact` waits for such a group before it aborts.
@@ -41,6 +43,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             topic_bytes: usize::MAX,
+            superseded_bytes: 4 << 20,
             backlog_records: i64::MAX,
             backlog_patience: Duration::from_secs(10),
             rebalance_patience: Duration::from_secs(10),
@@ -213,7 +216,7 @@ impl MemoryProducer {
             }
             state = self.shared.wait(state, give_up);
         }
-        state.commit(&self.id, transaction, limits.topic_bytes)
+        state.commit(&self.id, transaction, &limits)
     }
 }
 

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::group::{Group, Turn};
 use super::partition::Partition;
-use super::{Fault, POLL_RECORDS, missing};
+use super::{Fault, Limits, POLL_RECORDS, missing};
 use crate::clock;
 use crate::log::refusal::{self, Existing};
 use crate::log::{
     Bounds, Committed, Delivered, LogError, MAX_RECORD_BYTES, MembershipOf, Record, TopicSettings, TransactError, Transaction,
 };
-
-/// Superseded bytes that a compacted partition collects before it is compacted.
-const COMPACTION_SLACK_BYTES: usize = 4 << 20;
 
 #[derive(Default)]
 pub(super) struct State {
@@ -172,7 +169,7 @@ impl State {
     }
 
     /// Carries a whole transaction out, or the fault that was injected for it.
-    pub(super) fn commit(&mut self, id: &str, transaction: Transaction, topic_bytes: usize) -> Result<(), TransactError> {
+    pub(super) fn commit(&mut self, id: &str, transaction: Transaction, limits: &Limits) -> Result<(), TransactError> {
         self.check(&transaction)?;
         let fault = self.faults.get_mut(id).and_then(VecDeque::pop_front).flatten();
         let unknown = |reason: &str| Err(TransactError::Unknown { reason: format!("injected: {reason}") });
@@ -188,11 +185,11 @@ impl State {
         }
         match fault {
             None | Some(Fault::Fence) => {
-                self.finish(transaction, topic_bytes);
+                self.finish(transaction, limits);
                 Ok(())
             }
             Some(Fault::UnknownVisible) => {
-                self.finish(transaction, topic_bytes);
+                self.finish(transaction, limits);
                 unknown("committed")
             }
             Some(Fault::UnknownLost) => {
@@ -254,7 +251,7 @@ impl State {
         }
     }
 
-    fn finish(&mut self, mut transaction: Transaction, topic_bytes: usize) {
+    fn finish(&mut self, mut transaction: Transaction, limits: &Limits) {
         let offsets = transaction.offsets.take();
         if let Some((membership, commits)) = offsets
             && let MembershipOf::Memory { group, topic, .. } = membership.0
@@ -263,10 +260,10 @@ impl State {
             for commit in commits {
                 committed.insert(commit.partition, Committed { offset: commit.offset, metadata: commit.metadata });
             }
-            self.trim(&topic, topic_bytes);
+            self.trim(&topic, limits);
         }
         for topic in self.append(transaction, usize::MAX) {
-            self.trim(&topic, topic_bytes);
+            self.trim(&topic, limits);
         }
     }
 
@@ -304,13 +301,13 @@ impl State {
     }
 
     /// Makes room: compacts, or drops what every group has committed.
-    fn trim(&mut self, topic: &str, topic_bytes: usize) {
+    fn trim(&mut self, topic: &str, limits: &Limits) {
         let Self { topics, groups, .. } = self;
         let Some(found) = topics.get_mut(topic) else { return };
-        let share = topic_bytes / found.partitions.len().max(1);
+        let share = limits.topic_bytes / found.partitions.len().max(1);
         for (index, partition) in (0..).zip(&mut found.partitions) {
             if found.settings.compacted {
-                partition.compact(COMPACTION_SLACK_BYTES);
+                partition.compact(limits.superseded_bytes);
             } else if partition.bytes() > share {
                 let kept_from = groups.get(topic).and_then(|groups| groups.values().map(|group| group.kept_from(index)).min());
                 partition.trim(share, kept_from.unwrap_or(i64::MAX));

@@ -16,6 +16,9 @@ const BATCH_TAGS: usize = 100;
 const BATCH_BYTES: usize = 800_000;
 /// The longest value of a parameter that MLflow keeps.
 const PARAM_CHARACTERS: usize = 6_000;
+/// Times that a refused batch is sent again: of two who write the same to one run at once, MLflow refuses one, as though what it sent
+/// were wrong (its database's unique constraint); what is there already it takes.
+const CROSSINGS: u32 = 2;
 /// Runs of one key: one, or a few after crashes and races.
 const RUNS: u32 = 1_000;
 
@@ -140,7 +143,13 @@ fn log_metrics(attempted: &str, http: &Http, run_id: &str, publication: &Publica
 fn log(attempted: &str, http: &Http, run_id: &str, kind: &str, items: Vec<Value>, most: usize) -> Result<(), RegistryError> {
     for batch in batches(items, most) {
         let body = json!({ "run_id": run_id, kind: batch });
-        http.post::<Nothing>(attempted, "/api/2.0/mlflow/runs/log-batch", &body)?;
+        let mut crossed = 0;
+        while let Err(error) = http.post::<Nothing>(attempted, "/api/2.0/mlflow/runs/log-batch", &body) {
+            if !matches!(error, RegistryError::Invalid { .. }) || crossed == CROSSINGS {
+                return Err(error);
+            }
+            crossed += 1;
+        }
     }
     Ok(())
 }

@@ -190,7 +190,10 @@ impl Source for MongoSource {
             Place::Stream { time, .. } => From::Time(*time),
             Place::Rows(_) => From::Time(facts.operation_time),
         };
-        stream.open(&from)?;
+        stream.open(&from).map_err(|error| match error {
+            SourceError::Forgotten { doing, reason, .. } => SourceError::Forgotten { doing, reason, present: facts.operation_time },
+            other => other,
+        })?;
         let (sender, receiver) = crossbeam_channel::bounded(WAITING);
         let reader = Reader { stream, client, decoder, spec: self.spec.clone(), out: sender };
         let history = opened.history.clone();
@@ -249,7 +252,8 @@ fn begin(from: Option<&Resume>, facts: &Facts, fingerprint: String, start: Start
     let Some(from) = from else {
         // All that committed at or before the operation time is history.
         let place = Place::Stream { token: bytes::Bytes::new(), time: facts.operation_time, index: u32::MAX };
-        let history = (start == Start::History).then_some(HistoryPlace { since: facts.operation_time, last: None });
+        let history =
+            (start == Start::History).then_some(HistoryPlace { since: facts.operation_time, last: None, completed_from_ms: None });
         return (Opened { place, fingerprint, history }, Skip::Events(facts.operation_time, u32::MAX));
     };
     let skip = match &from.place {
@@ -272,8 +276,8 @@ fn failed(doing: &str, error: &mongodb::error::Error) -> SourceError {
     };
     let advice = match code {
         Some(286 | 136) => {
-            "MongoDB has forgotten what came after the position: its oplog does not reach back so far. Enlarge the oplog, and begin \
-             anew under another kafka.topic_prefix with tail.start = \"history\""
+            // Whoever knows the server's time puts it in.
+            return SourceError::Forgotten { doing: doing.to_owned(), reason: error.to_string(), present: (0, 0) };
         }
         Some(260 | 280) => "the position's resume token is not one of this collection",
         Some(13) => "the user needs the privileges find, changeStream and listCollections on the collection",

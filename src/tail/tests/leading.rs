@@ -198,6 +198,7 @@ fn another_specs_position_is_refused() {
         source: String::new(),
         place: Place::Rows(0),
         history: None,
+        gap_told_ms: None,
         tickets: vec![Head::begin("a", 0)],
         dead_letters: vec![Head::begin("b", 0)],
         clock: SourceClock::new(ClockMode::Tickets),
