@@ -251,6 +251,6 @@ pub struct Carrier {
     pub mean_abs_error_before: Option<f64>,
     /// Mean |error| in the target's unit now, where it is known.
     pub mean_abs_error_now: Option<f64>,
-    /// Its part of the effect, 0 to 1.
+    /// Its part of the effect, at least 0; of a rise of the error above 1 where other categories fell.
     pub part: f64,
 }

@@ -49,7 +49,107 @@ pub enum ModelEvent {
         /// Version of the model that is in Production with it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u64>,
+        /// End of the rows that the answer is about, ms since 1970, in event time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at_ms: Option<i64>,
+        /// What became of the models that were trained beside it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        beside: Vec<Beside>,
     },
+}
+
+/// A model that was trained beside the one that is judged: it changes no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Name of the model.
+    pub model: String,
+    /// `promoted`, `refused` or `failed`.
+    pub outcome: String,
+    /// In words.
+    pub reason: String,
+    /// Its version in the registry, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
+impl Beside {
+    /// Returns the version that goes to Production.
+    #[must_use]
+    pub fn promoted(&self) -> Option<u64> {
+        self.version.filter(|_| self.outcome == "promoted")
+    }
+}
+
+/// How Production came to be moved without a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MovedBy {
+    /// `tidemark models promote`.
+    Promoted,
+    /// `tidemark models rollback`.
+    RolledBack,
+    /// Somebody did it in the registry itself.
+    Moved,
+}
+
+impl MovedBy {
+    /// Returns the word that records and documents use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+/// A record of `model-events` that tells what happened and changes no verdict by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Notice {
+    /// What an outcome decided has been done in the registry.
+    Applied {
+        /// Id of the outcome.
+        id: String,
+        /// Name of the spec.
+        spec: String,
+    },
+    /// A person moved Production, by command or in the registry.
+    Moved {
+        /// Identity of the event.
+        id: String,
+        /// Name of the spec.
+        spec: String,
+        /// Name of the model.
+        model: String,
+        /// How.
+        action: MovedBy,
+        /// Version that is in Production now.
+        version: u64,
+        /// Version that was there before, as far as it is known.
+        before: Option<u64>,
+        /// Version of the baseline that comes into force with it; `None` where none is known for that version.
+        baseline: Option<u64>,
+        /// Why, in words.
+        reason: String,
+        /// When, ms since 1970, by the clock of who says so.
+        at_ms: i64,
+    },
+}
+
+impl Notice {
+    /// Returns the record's value.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers have a JSON form")
+    }
+
+    /// Reads a record's value; `None` is an event of another kind, or none of this version.
+    #[must_use]
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
 }
 
 /// A value that is no event.
@@ -111,6 +211,24 @@ mod tests {
         let silence = ModelEvent::Silence { id: "s1".into(), spec: "x".into(), cause: "error".into(), until_ms: 7 };
         assert_eq!(ModelEvent::decode(&silence.encode()).unwrap(), Some(silence));
         assert_eq!(ModelEvent::decode(br#"{"kind":"applied","id":"a"}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn what_changes_no_verdict_is_passed_over_by_who_decides() {
+        let moved = Notice::Moved {
+            id: "m".into(),
+            spec: "x".into(),
+            model: "d".into(),
+            action: MovedBy::RolledBack,
+            version: 2,
+            before: Some(3),
+            baseline: None,
+            reason: "by hand".into(),
+            at_ms: 7,
+        };
+        assert_eq!(ModelEvent::decode(&moved.encode()).unwrap(), None);
+        assert_eq!(Notice::decode(&moved.encode()), Some(moved));
+        assert_eq!(Notice::decode(br#"{"kind":"silence","id":"s"}"#), None);
     }
 
     #[test]

@@ -34,6 +34,24 @@ pub use mlflow::{MlflowRegistry, MlflowSettings};
 /// The alias, and the stage, that readers follow.
 pub const PRODUCTION: &str = "Production";
 
+/// Tag of a version: the number of the version that it took Production from.
+pub const BEFORE: &str = "tidemark.before";
+
+/// Puts a version into Production and notes on it which one it takes the place of; returns that one. Repeating it is harmless.
+///
+/// The note comes first: a promotion that is cut off can still be rolled back.
+///
+/// # Errors
+/// As [`Registry::promote`].
+pub fn put_into_production(registry: &dyn Registry, model: &str, version: u64, reason: &str) -> Result<Option<u64>, RegistryError> {
+    let before = registry.production(model)?.filter(|before| *before != version);
+    if let Some(before) = before {
+        registry.set_tag(model, version, BEFORE, &before.to_string())?;
+    }
+    registry.promote(model, version, reason)?;
+    Ok(before)
+}
+
 /// Where models are kept. The contract is in the module's documentation.
 pub trait Registry: Send + Sync {
     /// Stores a candidate as a new version, or finds the one that its key already made.

@@ -15,10 +15,18 @@ pub mod publication;
 
 pub mod baselines;
 
-mod answer;
+mod schedule;
+mod known;
+mod verdicts;
 mod documents;
+mod beside;
+mod answer;
+mod look;
+mod events;
+mod open;
+mod decided;
+mod owner;
 pub mod stage;
-pub mod successor;
 
 pub mod anomaly;
 

@@ -1,9 +1,15 @@
 //! The data of a record of `retraining-triggers`: the request for a training, and what becomes of it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::Level;
 use crate::cloudevent::{self, CloudEvent};
+use crate::log::Record;
+use crate::spec::Spec;
 
 /// Why a training is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +82,8 @@ pub enum ClosedBecause {
     Superseded,
     /// What was provisional is frozen.
     Settled,
+    /// It was answered without a promotion, and asks for no second attempt.
+    Answered,
 }
 
 /// The data of a record of `retraining-triggers`; also the metadata of the document in `ml_retraining_triggers`.
@@ -145,6 +153,55 @@ impl Trigger {
     pub fn onset_ms(&self) -> Option<i64> {
         let of = |name: &str| self.causes.iter().rev().find(|cause| cause.cause == name).and_then(|cause| cause.onset_ms);
         of("error").or_else(|| of("target")).or_else(|| self.causes.iter().filter_map(|cause| cause.onset_ms).max())
+    }
+
+    /// Whether the train stage, or a person, raised it: no mark asks for its training, and the train stage closes it.
+    #[must_use]
+    pub fn is_unprompted(&self) -> bool {
+        self.raised_mark.is_none()
+    }
+
+    /// Returns the identity of the answer to a request: the same however often it is made, another for each attempt.
+    #[must_use]
+    pub fn answer_id(&self) -> String {
+        match self.asked {
+            Some(mark) => format!("{}-{mark}", self.id),
+            None => format!("{}-{}", self.id, self.at_ms),
+        }
+    }
+
+    /// Returns a request that no mark raised, as it is raised: `at_ms` is the end of the rows to train on, in event time.
+    #[must_use]
+    pub fn unprompted(id: String, spec: &Spec, trigger_type: TriggerType, priority: u8, reason: String, at_ms: i64) -> Self {
+        Self {
+            id,
+            spec: spec.name.clone(),
+            model: spec.model.clone(),
+            change: TriggerChange::Raised,
+            trigger_type,
+            priority,
+            reason,
+            causes: Vec::new(),
+            raised_mark: None,
+            raised_at_ms: at_ms,
+            mark: None,
+            at_ms,
+            baseline: None,
+            attempts: 0,
+            closed_because: None,
+            asked: None,
+            next_due_ms: None,
+            error_is_over: false,
+            settles: None,
+        }
+    }
+
+    /// Returns the record that carries it to partition 0 of `topic`, of somebody else than the judge.
+    #[must_use]
+    pub fn into_record(self, topic: Arc<str>) -> Record {
+        let header = |name: &'static str, text: &'static str| (Cow::Borrowed(name), Bytes::from_static(text.as_bytes()));
+        let more = vec![header("kind", "trigger")];
+        self.event().into_record(topic, &self.model, more)
     }
 
     /// Returns the event that carries it. The record's key is the model's name.

@@ -35,7 +35,7 @@ fn documents() -> &'static [Document] {
     })
 }
 
-fn completed_at(document: &Document) -> i64 {
+pub(crate) fn completed_at(document: &Document) -> i64 {
     match document.get("completed_at") {
         Some(Bson::Int64(ms)) => *ms,
         other => panic!("a flight ends at a number of ms, not {other:?}"),
@@ -43,7 +43,7 @@ fn completed_at(document: &Document) -> i64 {
 }
 
 /// The flights before March, which the baseline is made of, and those of March, which live through the stages.
-fn halves() -> (&'static [Document], &'static [Document]) {
+pub(crate) fn halves() -> (&'static [Document], &'static [Document]) {
     let documents = documents();
     documents.split_at(documents.partition_point(|document| completed_at(document) < MARCH))
 }

@@ -5,6 +5,7 @@
 mod support;
 
 mod backfill;
+mod circle;
 mod closed_loop;
 mod command;
 mod e2e;
@@ -30,5 +31,6 @@ mod tail_group;
 mod tail_mongo;
 mod train;
 mod train_servers;
+mod train_stage;
 mod trigger_documents;
 mod webhook;

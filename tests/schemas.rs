@@ -6,6 +6,7 @@ use serde_json::Value;
 use tidemark::alert::{Alert, Carrier, Change, Distribution, EpisodeAlert, Evidence, Level, Measure, MovedFeature};
 use tidemark::baseline::builder::{Builder, Making};
 use tidemark::log::{Delivered, Record};
+use tidemark::model_event::{Beside, ModelEvent, MovedBy, Notice};
 use tidemark::spec::Spec;
 use tidemark::status::{CauseStatus, Episode, JudgeState, Status, WindowStatus};
 use tidemark::summary::{ErrorSums, Slice, Summary};
@@ -333,7 +334,7 @@ fn episode_alert(change: Change, level: Level) -> EpisodeAlert {
             share_now: 1.0,
             mean_abs_error_before: None,
             mean_abs_error_now: Some(2.0),
-            part: 1.0,
+            part: 1.2,
         }],
         features: vec![MovedFeature { feature: "hour_of_day".to_owned(), part: 0.7, psi: None }],
         recommendations: vec!["look".to_owned()],
@@ -395,7 +396,7 @@ fn trigger(change: TriggerChange, trigger_type: TriggerType, closed_because: Opt
 
 #[test]
 fn every_trigger_is_a_cloud_event_that_keeps_to_the_schema() {
-    use ClosedBecause::{Accepted, Promoted, Resolved, Settled, Superseded};
+    use ClosedBecause::{Accepted, Answered, Promoted, Resolved, Settled, Superseded};
     use TriggerChange::{Closed, Due, Joined, Raised};
     use TriggerType::{DataVolume, Drift, Manual, Performance, Scheduled};
     let triggers = [
@@ -409,10 +410,51 @@ fn every_trigger_is_a_cloud_event_that_keeps_to_the_schema() {
         trigger(Closed, Drift, Some(Resolved)),
         trigger(Closed, Drift, Some(Superseded)),
         trigger(Closed, Scheduled, Some(Settled)),
+        trigger(Closed, Manual, Some(Answered)),
         trigger(Due, Drift, None),
     ];
     for trigger in triggers {
         let record = trigger.event().into_record(Arc::from("tidemark.retraining-triggers"), &trigger.model, vec![]);
         validate("tidemark.retraining-triggers", &delivered(record));
+    }
+}
+
+#[test]
+fn what_becomes_of_trainings_and_of_production_keeps_to_the_schema() {
+    let beside = |outcome: &str, version| Beside { model: "a".to_owned(), outcome: outcome.to_owned(), reason: "so".to_owned(), version };
+    for outcome in ["promoted", "refused", "failed", "not_yet", "held_back", "accepted", "settled"] {
+        let event = |bare: bool| ModelEvent::Outcome {
+            id: "i".to_owned(),
+            spec: "s".to_owned(),
+            trigger: "t".to_owned(),
+            outcome: outcome.to_owned(),
+            reason: "so".to_owned(),
+            mark: (!bare).then_some(3),
+            baseline: (!bare).then_some(2),
+            version: (!bare).then_some(7),
+            at_ms: (!bare).then_some(1),
+            beside: if bare { vec![] } else { vec![beside("promoted", Some(1)), beside("failed", None)] },
+        };
+        for bare in [true, false] {
+            check("model-events", &event(bare).encode()).unwrap_or_else(|fault| panic!("{fault}"));
+        }
+    }
+    let moved = |action, known: Option<u64>| Notice::Moved {
+        id: "i".to_owned(),
+        spec: "s".to_owned(),
+        model: "m".to_owned(),
+        action,
+        version: 1,
+        before: known,
+        baseline: known,
+        reason: "so".to_owned(),
+        at_ms: 1,
+    };
+    let mut notices = vec![Notice::Applied { id: "i".to_owned(), spec: "s".to_owned() }];
+    for action in [MovedBy::Promoted, MovedBy::RolledBack, MovedBy::Moved] {
+        notices.extend([moved(action, None), moved(action, Some(2))]);
+    }
+    for notice in notices {
+        check("model-events", &notice.encode()).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }

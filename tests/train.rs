@@ -93,7 +93,7 @@ fn ticket(n: u64) -> Value {
     })
 }
 
-fn tickets(numbers: std::ops::Range<u64>, change: impl Fn(u64, &mut Value)) -> Vec<Value> {
+pub(crate) fn tickets(numbers: std::ops::Range<u64>, change: impl Fn(u64, &mut Value)) -> Vec<Value> {
     let changed = |n| {
         let mut ticket = ticket(n);
         change(n, &mut ticket);
@@ -252,7 +252,7 @@ fn a_registry_that_does_not_answer_is_known_before_anything_is_read() {
 }
 
 /// The four kinds of the contract, and two that no rule knows.
-fn plant(n: u64, ticket: &mut Value) {
+pub(crate) fn plant(n: u64, ticket: &mut Value) {
     let planted = n % 50 == 7;
     ticket["is_anomaly"] = json!(planted);
     match (planted, drawn(n, 8, 6)) {

@@ -115,7 +115,7 @@ async fn now(client: &Client) -> Timestamp {
     reply.get_timestamp("operationTime").expect("a replica set says its time")
 }
 
-async fn insert(client: &Client, database: &str, documents: &[Document]) {
+pub(super) async fn insert(client: &Client, database: &str, documents: &[Document]) {
     let collection = client.database(database).collection::<Document>(COLLECTION);
     for chunk in documents.chunks(1_000) {
         let concern = WriteConcern::builder().w(mongodb::options::Acknowledgment::Majority).build();

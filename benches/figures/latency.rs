@@ -21,7 +21,7 @@ const RATE: u32 = 1_000;
 const TICKETS: usize = 10_000;
 
 /// Follows a topic in a thread of its own and sends what comes with the instant it was seen.
-fn spy(mut follower: Box<dyn Follower>) -> mpsc::Receiver<(Instant, Delivered)> {
+pub(super) fn spy(mut follower: Box<dyn Follower>) -> mpsc::Receiver<(Instant, Delivered)> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         while let Ok(records) = follower.poll(Duration::from_millis(100)) {
@@ -35,7 +35,7 @@ fn spy(mut follower: Box<dyn Follower>) -> mpsc::Receiver<(Instant, Delivered)> 
 }
 
 /// Inserts tickets one by one at [`RATE`], majority-acknowledged; returns when each was acknowledged, by id.
-async fn insert_paced(client: &mongodb::Client, database: &str, documents: Vec<Document>) -> HashMap<String, Instant> {
+pub(super) async fn insert_paced(client: &mongodb::Client, database: &str, documents: Vec<Document>) -> HashMap<String, Instant> {
     let concern = WriteConcern::builder().w(Acknowledgment::Majority).build();
     let collection = client.database(database).collection::<Document>("execution_tickets");
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
@@ -54,12 +54,12 @@ async fn insert_paced(client: &mongodb::Client, database: &str, documents: Vec<D
 }
 
 /// Returns copies of flights that complete when they are inserted, with ids of their own.
-fn fresh(run: usize, count: usize) -> Vec<Document> {
+pub(super) fn fresh(run: &str, count: usize) -> Vec<Document> {
     flights(count)
         .into_iter()
         .enumerate()
         .map(|(n, mut document)| {
-            let id = format!("run{run}-{n}");
+            let id = format!("{run}-{n}");
             document.insert("_id", &id);
             document.insert("ticket_id", &id);
             document.remove("completed_at");
@@ -83,7 +83,7 @@ pub(crate) fn ticket(runs: usize) -> Vec<Figure> {
         let topic = Topics::new(&prefix).tickets;
         let partitions = log.partitions(&topic).expect("the topic is there") as usize;
         let seen = spy(log.follow(&topic, &vec![0; partitions]).expect("the topic is there"));
-        let acknowledged = bench.runtime.block_on(insert_paced(&client, &prefix, fresh(run, TICKETS)));
+        let acknowledged = bench.runtime.block_on(insert_paced(&client, &prefix, fresh(&prefix, TICKETS)));
         let mut delays = Vec::with_capacity(TICKETS);
         while delays.len() < TICKETS {
             let (at, record) = seen.recv_timeout(Duration::from_secs(30)).expect("every ticket becomes visible");
@@ -165,7 +165,7 @@ pub(crate) fn alert(runs: usize) -> Vec<Figure> {
         let alerts = spy(bench.follow(&topics.alerts));
         let summaries = spy(bench.follow(&topics.summaries));
         let statuses = spy(bench.follow(&topics.status));
-        let mut documents = fresh(run, SECONDS * RATE as usize);
+        let mut documents = fresh(&prefix, SECONDS * RATE as usize);
         for (n, document) in documents.iter_mut().enumerate() {
             drift(document, n / RATE as usize);
         }

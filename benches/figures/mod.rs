@@ -9,6 +9,7 @@ mod memory;
 mod predict;
 mod process;
 mod stages;
+mod training;
 mod verdict;
 
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("predict", "one prediction over HTTP, 1,000/s, against scikit-learn behind a Python server", predict::duration),
     ("load", "a worker's load against 1,000,000 tickets in MongoDB", predict::load),
     ("forest", "the duration forest on 100,000 flights, against scikit-learn's; its file in onnxruntime", forests::forest),
+    ("training", "from a request for a training to its baseline in Kafka, and what the stream feels of it", training::training),
     ("isolation", "the isolation forest on 100,000 flights with planted anomalies, against scikit-learn's", forests::isolation),
     ("alert-latency", "commit of the ticket that ends a slice to alert visible, 1,000/s", latency::alert),
 ];

@@ -153,7 +153,7 @@ fn silence_event(spec: &str, cause: &str, until_ms: i64) -> ModelEvent {
     ModelEvent::Silence { id: format!("silence-{id}"), spec: spec.to_owned(), cause: cause.to_owned(), until_ms }
 }
 
-fn setting(topics: &Topics, plan: &TopicPlan, name: &str) -> TopicSettings {
+pub(super) fn setting(topics: &Topics, plan: &TopicPlan, name: &str) -> TopicSettings {
     let mut all = topics.settings(plan).into_iter();
     all.find(|topic| topic.name == name).expect("every topic has its settings")
 }
@@ -166,7 +166,7 @@ fn decide(log: &dyn Log, prefix: &str, topics: &Topics, plan: &TopicPlan, event:
         value: Some(event.encode().into()),
         headers: vec![],
     };
-    write(log, &format!("{prefix}.command"), setting(topics, plan, &topics.model_events), &record)
+    write(log, &format!("{prefix}.command"), setting(topics, plan, &topics.model_events), &[record])
 }
 
 /// An alert as it is listed.
@@ -283,7 +283,7 @@ fn prove(log: &dyn Log, prefix: &str, topics: &Topics, plan: &TopicPlan, spec: &
     let alert = Alert::Test { spec: spec.to_owned(), message: message.to_owned() };
     let began_ms = now_ms();
     let record = alert.event(spec, id.to_owned(), began_ms, "test").into_record(Arc::clone(&topics.alerts), "test", vec![]);
-    write(log, &format!("{prefix}.command"), setting(topics, plan, &topics.alerts), &record)?;
+    write(log, &format!("{prefix}.command"), setting(topics, plan, &topics.alerts), &[record])?;
     let all = records(log, &topics.alerts, 0)?;
     let found = all.iter().rev().find(|record| record.header("ce_id") == Some(id.as_bytes()));
     match found {

@@ -17,6 +17,7 @@ mod connect;
 mod demo;
 mod heard;
 mod models;
+mod moved;
 mod mongo;
 mod progress;
 mod quiet;

@@ -6,16 +6,16 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::clock::{now_ms, rfc3339};
-use crate::registry::{Registry, Stage, Version};
+use crate::model_event::MovedBy;
+use crate::registry::{BEFORE, Registry, Stage, Version, put_into_production};
+use crate::topics::Topics;
 
 use super::audit::{Promotion, write_promotion};
 use super::exit::{Exit, Failure};
+use super::moved::{Move, Moved};
 use super::out::{Format, plain};
 use super::session::Session;
 use super::time;
-
-/// Tag of a version: the number of the version that it took Production from.
-const BEFORE: &str = "tidemark.before";
 
 /// What to do with the versions of a model.
 #[derive(Debug, Subcommand)]
@@ -87,7 +87,7 @@ pub(super) fn run(command: ModelsCommand, session: &mut Session) -> Result<Exit,
         ModelsCommand::Promote(flags) => {
             let model = model_of(&flags.which, session)?;
             let registry = registry(session)?;
-            change(session, registry.as_ref(), &model, flags.version, "promoted", &flags.reason)
+            change(session, registry.as_ref(), &model, flags.version, MovedBy::Promoted, &flags.reason)
         }
         ModelsCommand::Rollback(flags) => rollback(&flags, session),
     }
@@ -99,16 +99,6 @@ pub(super) fn registry(session: &Session) -> Result<Arc<dyn Registry>, Failure> 
         let ways = "set MLFLOW_TRACKING_URI (or --mlflow-tracking-uri), or registry.directory for a folder that stands in for MLflow";
         Failure::new(Exit::Usage, format!("no registry of models is configured: {ways}"))
     })
-}
-
-/// Puts a version into Production, and notes which one it takes the place of.
-///
-/// The note comes first: a promotion that is cut off can still be rolled back.
-pub(super) fn promote(registry: &dyn Registry, model: &str, version: u64, before: Option<u64>, reason: &str) -> Result<(), Failure> {
-    if let Some(before) = before.filter(|before| *before != version) {
-        registry.set_tag(model, version, BEFORE, &before.to_string())?;
-    }
-    Ok(registry.promote(model, version, reason)?)
 }
 
 /// Returns the version that was in Production before `current`: as its tag says, else the newest archived one below it.
@@ -137,7 +127,7 @@ fn rollback(flags: &Rollback, session: &mut Session) -> Result<Exit, Failure> {
         let ways = "`tidemark models list` shows what there is, `tidemark models promote VERSION` takes any of it";
         return Err(Failure::new(Exit::BadInput, format!("no version of {model} was in Production before version {current}: {ways}")));
     };
-    change(session, registry.as_ref(), &model, target, "rolled_back", &flags.reason)
+    change(session, registry.as_ref(), &model, target, MovedBy::RolledBack, &flags.reason)
 }
 
 /// Moves Production to a version that must be there.
@@ -146,7 +136,7 @@ fn change(
     registry: &dyn Registry,
     model: &str,
     version: u64,
-    action: &'static str,
+    action: MovedBy,
     reason: &str,
 ) -> Result<Exit, Failure> {
     let (config, spec) = (session.config()?.clone(), session.spec()?);
@@ -155,17 +145,31 @@ fn change(
         return Err(no_version(model, version, &versions));
     }
     let current = registry.production(model)?;
-    if action == "promoted" {
-        promote(registry, model, version, current, reason)?;
+    if action == MovedBy::Promoted {
+        put_into_production(registry, model, version, reason)?;
     } else {
         // A rollback leaves the notes as they are, so that the next one goes further back.
         registry.promote(model, version, reason)?;
     }
-    let id = format!("{action}-{model}-{version}-{}", rfc3339(now_ms()));
-    let audited = write_promotion(&config, &spec, &Promotion { id: &id, action, model, version, before: current, reason })?;
+    let at_ms = now_ms();
+    let id = format!("{}-{model}-{version}-{}", action.name(), rfc3339(at_ms));
+    let baseline = if config.kafka.bootstrap_servers.is_some() {
+        let log = session.log()?;
+        let topics = Topics::new(&config.kafka.topic_prefix);
+        let moved = Move { id: &id, model, action, version, before: current, reason, at_ms };
+        let told = Moved { log: log.as_ref(), topics: &topics, config: &config, spec: &spec }.tell(&moved);
+        Some(told.map_err(|failure| {
+            let rest = "a running train stage brings its baseline back within 20 s";
+            Failure::new(failure.exit(), format!("version {version} of {model} is in Production, but {failure}; {rest}"))
+        })?)
+    } else {
+        None
+    };
+    let audited = write_promotion(&config, &spec, &Promotion { id: &id, action: action.name(), model, version, before: current, reason })?;
     if session.out.format == Format::Json {
         session.out.json(&json!({
             "model": model, "action": action, "version": version, "previous_version": current, "reason": reason, "audited": audited,
+            "told": baseline.is_some(), "baseline": baseline.flatten(),
         }))?;
         return Ok(Exit::Ok);
     }
@@ -175,6 +179,15 @@ fn change(
         None => String::new(),
     };
     session.out.line(format!("Version {version} of {model} is in Production{instead}."))?;
+    if *model == spec.model {
+        session.out.line(match baseline {
+            Some(Some(number)) => format!("Baseline {number} comes into force with it."),
+            Some(None) => "No baseline knows that version: `tidemark train` or `tidemark baseline create` makes one.".to_owned(),
+            None => {
+                "kafka.bootstrap_servers is not set: a running train stage notices within 20 s, and brings its baseline back.".to_owned()
+            }
+        })?;
+    }
     if !audited {
         session.out.line("No document was written to model_audit_log: mongodb.uri is not set.")?;
     }

@@ -40,14 +40,14 @@ pub(super) fn latest(log: &dyn Log, topic: &str) -> Result<BTreeMap<Bytes, Bytes
     Ok(latest)
 }
 
-/// Writes one record whose identity is its own: sent twice it is one decision, so an unknown outcome is tried again.
-pub(super) fn write(log: &dyn Log, transactional_id: &str, topic: TopicSettings, record: &Record) -> Result<(), Failure> {
+/// Writes records whose identity is their own: sent twice they are one decision, so an unknown outcome is tried again.
+pub(super) fn write(log: &dyn Log, transactional_id: &str, topic: TopicSettings, records: &[Record]) -> Result<(), Failure> {
     let name = topic.name.clone();
     log.create_topics(&[topic])?;
     let mut reason = String::new();
     for _ in 0..ATTEMPTS {
         let mut producer = log.producer(transactional_id)?;
-        match producer.transact(Transaction { records: vec![record.clone()], ..Transaction::default() }) {
+        match producer.transact(Transaction { records: records.to_vec(), ..Transaction::default() }) {
             Ok(()) => return Ok(()),
             Err(error @ TransactError::TooLarge { .. }) => {
                 return Err(Failure::new(Exit::Refused, format!("{error}; raise max.message.bytes of the topic")));

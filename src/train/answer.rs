@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bson::{DateTime, doc};
-
 use super::baselines::Setting;
+use super::beside;
 use super::candidate::example;
+use super::documents::Documents;
 use super::frame::{Collecting, Frame};
+use super::known::KnownBaselines;
 use super::publication::{About, publication};
-use super::stage::baselines;
 use super::trial::{Cause, Decision, Known, Request, Trial, TrialError, trial};
+use super::verdicts::Verdicts;
 use crate::baseline::Baseline;
-use crate::clock::{DAY_MS, now_ms};
+use crate::clock::DAY_MS;
 use crate::features::{Encoder, EncoderError};
 use crate::history::{self, Found, Place};
+use crate::model::duration::{DurationModel, MODEL_FILE};
+use crate::model::onnx::MAX_BYTES;
 use crate::model::shelf::{ModelRef, Shelf};
-use crate::model_event::ModelEvent;
+use crate::model_event::Beside;
 use crate::registry::Registry;
 use crate::stage::Context;
 use crate::trigger::Trigger;
@@ -29,7 +32,7 @@ const MOST_ARCHIVED: usize = 3;
 /// What a training came to.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// `promoted`, `refused`, `failed`, `not_yet`, `accepted` or `settled`.
+    /// `promoted`, `refused`, `failed`, `not_yet`, `held_back`, `accepted` or `settled`.
     pub(super) outcome: &'static str,
     /// In words.
     pub(super) reason: String,
@@ -37,35 +40,67 @@ pub(super) struct Answer {
     pub(super) baseline: Option<Baseline>,
     /// The version to be promoted.
     pub(super) promoted: Option<u64>,
+    /// What became of the models that were trained beside it.
+    pub(super) beside: Vec<Beside>,
 }
 
 impl Answer {
+    /// An answer that changes nothing.
+    pub(super) fn only(outcome: &'static str, reason: String) -> Self {
+        Self { outcome, reason, baseline: None, promoted: None, beside: Vec::new() }
+    }
+
     pub(super) fn failed(reason: &str) -> Self {
-        Self { outcome: "failed", reason: reason.to_owned(), baseline: None, promoted: None }
+        Self::only("failed", reason.to_owned())
     }
 }
 
 /// Trains.
 pub(super) struct Trainer {
-    context: Context,
-    registry: Arc<dyn Registry>,
-    place: Place,
+    pub(super) context: Context,
+    pub(super) registry: Arc<dyn Registry>,
+    pub(super) place: Place,
+    pub(super) documents: Documents,
+    pub(super) known: Mutex<KnownBaselines>,
+    pub(super) verdicts: Mutex<Verdicts>,
     encoder: Arc<Encoder>,
     shelf: Shelf,
     /// The rows of a file, read once: a file does not change.
     rows: Mutex<Option<Arc<Frame>>>,
 }
 
+/// A trial, the model that was chosen, and what became of the models beside it.
+struct Done {
+    trial: Trial,
+    chosen: Option<ModelRef>,
+    beside: Vec<Beside>,
+}
+
 impl Trainer {
     pub(super) fn new(context: &Context, registry: Arc<dyn Registry>, place: Place) -> Result<Self, EncoderError> {
         let encoder = Arc::new(Encoder::new(&context.spec)?);
         let shelf = Shelf::new(Some(Arc::clone(&registry)), &context.spec, context.config.registry.cache());
-        Ok(Self { context: context.clone(), registry, place, encoder, shelf, rows: Mutex::default() })
+        Ok(Self {
+            context: context.clone(),
+            registry,
+            place,
+            documents: Documents::default(),
+            known: Mutex::default(),
+            verdicts: Mutex::default(),
+            encoder,
+            shelf,
+            rows: Mutex::default(),
+        })
+    }
+
+    /// Whether a file is lived through: then nothing may depend on the wall clock, nor on when somebody looks.
+    pub(super) fn replays(&self) -> bool {
+        matches!(self.place, Place::File(..))
     }
 
     /// Reads the rows of a file ahead of the first request: they do not change.
     pub(super) fn read_ahead(&self) {
-        if matches!(self.place, Place::File(..))
+        if self.replays()
             && let Err(reason) = self.frame(i64::MAX)
         {
             tracing::warn!(%reason, "the rows to train on cannot be read; each request will try again");
@@ -82,13 +117,13 @@ impl Trainer {
 
     fn train(&self, trigger: &Trigger) -> Result<Answer, String> {
         let context = &self.context;
-        let all = baselines(context).map_err(|error| error.to_string())?;
-        let before = trigger.baseline.and_then(|version| all.get(&version)).or_else(|| all.values().next_back());
-        let before = before.ok_or("there is no baseline: create one with `tidemark baseline create`")?;
+        let all = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.newest(context).map_err(|error| error.to_string())?.clone()
+        };
         let newest = all.keys().next_back().copied().unwrap_or(0);
         let frame = self.frame(trigger.at_ms)?;
-        let production = self.production(before)?;
-        let setting = Setting {
+        let mut setting = Setting {
             spec: &context.spec,
             frame: &frame,
             version: newest + 1,
@@ -98,35 +133,107 @@ impl Trainer {
             window_days: &context.config.window.days,
             answers: trigger.asked,
         };
+        if trigger.is_unprompted() {
+            let rows = frame.between(i64::MIN, trigger.at_ms);
+            if let Some(newest_ms) = frame.completed_at_ms()[rows].last() {
+                setting.now_ms = newest_ms + 1;
+            }
+            return self.unprompted(trigger, &setting, all.values().next_back());
+        }
+        let before = trigger.baseline.and_then(|version| all.get(&version)).or_else(|| all.values().next_back());
+        let before = before.ok_or("there is no baseline: create one with `tidemark baseline create`")?;
+        // A torn transaction may have brought our own answer's baseline without the answer: then it is answered again.
+        let is_torn = all.get(&newest).is_some_and(|newest| newest.answers.is_some() && newest.answers == trigger.asked);
+        if before.version != newest && !is_torn {
+            let reason = format!("baseline {newest} came after this was asked for under {}; it is asked for again", before.version);
+            return Ok(Answer::only(if trigger.settles.is_some() { "settled" } else { "not_yet" }, reason));
+        }
+        let production = self.production(before)?;
         if trigger.settles.is_some() {
             return self.settle(trigger, &setting, before, production.as_ref());
         }
         let onset_ms = trigger.onset_ms().unwrap_or(trigger.raised_at_ms);
         let cause = Cause::Drift { onset_ms, error_is_over: trigger.error_is_over };
         let archived = self.archived(trigger.at_ms, &all, production.as_ref());
-        let (trial, answer) = match self.tried(trigger, &frame, cause, production.as_ref(), &archived, before) {
-            Ok(tried) => tried,
-            Err(TrialOrText::Trial(TrialError::NotYet { rows, needed })) => {
-                let reason = format!("{rows} tickets since the onset; a training waits for {needed}");
-                return Ok(Answer { outcome: "not_yet", reason, baseline: None, promoted: None });
-            }
-            Err(TrialOrText::Trial(error)) => return Err(error.to_string()),
-            Err(TrialOrText::Text(text)) => return Err(text),
-        };
-        Ok(match (&trial.decision, answer) {
+        let id = trigger.answer_id();
+        let request = Request { id: &id, ..self.request(trigger, cause) };
+        let Done { trial, chosen, beside } =
+            match self.tried(&request, &setting, production.as_ref(), &archived, Some(before), trigger.onset_ms()) {
+                Ok(done) => done,
+                Err(TrialOrText::Trial(TrialError::NotYet { rows, needed })) => {
+                    return Ok(Answer::only("not_yet", format!("{rows} tickets since the onset; a training waits for {needed}")));
+                }
+                Err(TrialOrText::Trial(error)) => return Err(error.to_string()),
+                Err(TrialOrText::Text(text)) => return Err(text),
+            };
+        let answer = match (&trial.decision, chosen) {
             (Decision::Promote(at), Some(model)) => {
                 let tried = &trial.tried[*at];
                 let reason = format!("{}: {}", tried.candidate.name, tried.reason);
                 let baseline = setting.promoted(before, &model, &tried.candidate, trial.holdout.clone(), true);
-                Answer { outcome: "promoted", reason, baseline: Some(baseline), promoted: Some(model.version) }
+                Answer { baseline: Some(baseline), promoted: Some(model.version), ..Answer::only("promoted", reason) }
             }
             (Decision::Benign(reason), _) => {
                 let baseline = setting.accepted(before).map_err(|error| format!("the inputs cannot be accepted: {error}"))?;
-                Answer { outcome: "accepted", reason: reason.clone(), baseline: Some(baseline), promoted: None }
+                Answer { baseline: Some(baseline), ..Answer::only("accepted", reason.clone()) }
             }
-            (Decision::Refuse(reason), _) => Answer { outcome: "refused", reason: reason.clone(), baseline: None, promoted: None },
+            (Decision::Refuse(reason), _) => Answer::only("refused", reason.clone()),
             (Decision::Promote(_), None) => Answer::failed("the candidate that was chosen has not been published"),
-        })
+        };
+        Ok(Answer { beside, ..answer })
+    }
+
+    /// A training that no drift asked for: time, volume, or a person did.
+    fn unprompted(&self, trigger: &Trigger, setting: &Setting<'_>, before: Option<&Baseline>) -> Result<Answer, String> {
+        let id = trigger.answer_id();
+        let request = Request { id: &id, now_ms: setting.now_ms, ..self.request(trigger, Cause::Unprompted) };
+        let production = self.in_production(before)?;
+        let known = match &production {
+            InProduction::Here(known) => Some(known),
+            InProduction::Nothing | InProduction::Unusable { .. } => None,
+        };
+        let Done { trial, chosen, beside } = match self.tried(&request, setting, known, &[], before, None) {
+            Ok(done) => done,
+            Err(TrialOrText::Trial(error @ (TrialError::TooFew { .. } | TrialError::NotYet { .. }))) => {
+                return Ok(Answer::only("not_yet", error.to_string()));
+            }
+            Err(TrialOrText::Trial(error)) => return Err(error.to_string()),
+            Err(TrialOrText::Text(text)) => return Err(text),
+        };
+        let answer = match (&trial.decision, chosen, &production) {
+            (Decision::Promote(_), _, InProduction::Unusable { version, reason }) => {
+                let stays = "it stays until `tidemark models promote VERSION`";
+                Answer::only("refused", format!("version {version} is in Production and cannot be compared with: {reason}; {stays}"))
+            }
+            (Decision::Promote(at), Some(model), _) => {
+                let tried = &trial.tried[*at];
+                let reason = format!("{}: {}", tried.candidate.name, tried.reason);
+                let open = self.open_causes()?;
+                let baseline = match before.filter(|_| open.is_empty()) {
+                    Some(before) => setting.promoted(before, &model, &tried.candidate, trial.holdout.clone(), false),
+                    // What is normal is in question, or was never said.
+                    None => setting
+                        .made(
+                            before,
+                            setting.span_from(setting.now_ms - i64::from(request.window_days) * DAY_MS),
+                            &model,
+                            &tried.candidate,
+                            trial.holdout.clone(),
+                        )
+                        .map_err(|error| format!("no baseline can be made for version {}: {error}", model.version))?,
+                };
+                Answer { baseline: Some(baseline), promoted: Some(model.version), ..Answer::only("promoted", reason) }
+            }
+            (Decision::Refuse(reason) | Decision::Benign(reason), ..) => Answer::only("refused", reason.clone()),
+            (Decision::Promote(_), None, _) => Answer::failed("the candidate that was chosen has not been published"),
+        };
+        Ok(Answer { beside, ..answer })
+    }
+
+    fn open_causes(&self) -> Result<Vec<String>, String> {
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = verdicts.last(&self.context).map_err(|error| error.to_string())?;
+        Ok(last.map(|last| last.open_causes()).unwrap_or_default())
     }
 
     /// Freezes a provisional baseline, and makes one follow-up from all rows since it began.
@@ -140,12 +247,12 @@ impl Trainer {
         let days = u32::try_from((trigger.at_ms - since_ms) / DAY_MS + 1).unwrap_or(1);
         let config = &self.context.config.train;
         let request = Request { window_days: days.min(config.window_days), ..self.request(trigger, Cause::Unprompted) };
-        let follow_up = trial(setting.frame, &self.context.spec, &request, Some(production), &[]);
-        let (reason, promoted, baseline) = match follow_up {
-            Err(error) => (format!("{frozen_reason}; no follow-up: {error}"), None, frozen),
-            Ok(trial) => {
-                let published = self.publish(&trial, &request, setting.frame, before, None)?;
-                match (&trial.decision, published) {
+        let follow_up = self.tried(&request, setting, Some(production), &[], Some(before), None);
+        let (reason, promoted, baseline, beside) = match follow_up {
+            Err(TrialOrText::Text(text)) => return Err(text),
+            Err(TrialOrText::Trial(error)) => (format!("{frozen_reason}; no follow-up: {error}"), None, frozen, Vec::new()),
+            Ok(Done { trial, chosen, beside }) => {
+                let (reason, promoted, baseline) = match (&trial.decision, chosen) {
                     (Decision::Promote(at), Some(model)) => {
                         let tried = &trial.tried[*at];
                         let baseline = setting.promoted(&frozen, &model, &tried.candidate, trial.holdout.clone(), false);
@@ -154,10 +261,11 @@ impl Trainer {
                     }
                     (Decision::Refuse(why) | Decision::Benign(why), _) => (format!("{frozen_reason}; no follow-up: {why}"), None, frozen),
                     (Decision::Promote(_), None) => return Err("the follow-up has not been published".to_owned()),
-                }
+                };
+                (reason, promoted, baseline, beside)
             }
         };
-        Ok(Answer { outcome: "settled", reason, baseline: Some(baseline), promoted })
+        Ok(Answer { outcome: "settled", reason, baseline: Some(baseline), promoted, beside })
     }
 
     fn request<'r>(&self, trigger: &'r Trigger, cause: Cause) -> Request<'r> {
@@ -174,21 +282,22 @@ impl Trainer {
         }
     }
 
-    /// Tries candidates and publishes them; returns the trial, and the model that was chosen.
+    /// Tries candidates and publishes them, and the anomaly model beside them.
     fn tried(
         &self,
-        trigger: &Trigger,
-        frame: &Frame,
-        cause: Cause,
+        request: &Request<'_>,
+        setting: &Setting<'_>,
         production: Option<&Known>,
         archived: &[Known],
-        before: &Baseline,
-    ) -> Result<(Trial, Option<ModelRef>), TrialOrText> {
-        let id = format!("{}-{}", trigger.id, trigger.asked.unwrap_or_default());
-        let request = Request { id: &id, ..self.request(trigger, cause) };
-        let trial = trial(frame, &self.context.spec, &request, production, archived).map_err(TrialOrText::Trial)?;
-        let chosen = self.publish(&trial, &request, frame, before, trigger.onset_ms()).map_err(TrialOrText::Text)?;
-        Ok((trial, chosen))
+        before: Option<&Baseline>,
+        onset_ms: Option<i64>,
+    ) -> Result<Done, TrialOrText> {
+        let frame = setting.frame;
+        let trial = trial(frame, &self.context.spec, request, production, archived).map_err(TrialOrText::Trial)?;
+        let before = before.map(|before| before.version);
+        let chosen = self.publish(&trial, request, frame, before, onset_ms).map_err(TrialOrText::Text)?;
+        let beside = vec![beside::anomaly(&self.context, self.registry.as_ref(), frame, request, &trial, before)];
+        Ok(Done { trial, chosen, beside })
     }
 
     /// Registers every candidate that is new; returns the chosen one's name.
@@ -197,13 +306,13 @@ impl Trainer {
         trial: &Trial,
         request: &Request<'_>,
         frame: &Frame,
-        before: &Baseline,
+        before: Option<u64>,
         onset_ms: Option<i64>,
     ) -> Result<Option<ModelRef>, String> {
         let mut chosen = None;
         for (at, tried) in trial.tried.iter().enumerate() {
             let example = example(frame, trial.holdout.start, &tried.candidate.model.card().learned);
-            let about = About { spec: &self.context.spec, request, baseline: Some(before.version), example: &example, onset_ms };
+            let about = About { spec: &self.context.spec, request, baseline: before, example: &example, onset_ms };
             let is_chosen = trial.decision == Decision::Promote(at);
             let (version, file) = if let Some(version) = tried.version {
                 if !is_chosen {
@@ -238,6 +347,26 @@ impl Trainer {
         Ok(Some(Known { version: named.version, model }))
     }
 
+    /// Returns what the registry says is in Production, which may be nobody's whom a baseline names.
+    fn in_production(&self, newest: Option<&Baseline>) -> Result<InProduction, String> {
+        let model = &self.context.spec.model;
+        let Some(version) = self.registry.production(model).map_err(|error| error.to_string())? else { return Ok(InProduction::Nothing) };
+        if let Some(newest) = newest.filter(|newest| newest.scored_by.as_ref().is_some_and(|named| named.version == version))
+            && let Ok(Some(known)) = self.production(newest)
+        {
+            return Ok(InProduction::Here(known));
+        }
+        let read = self.registry.load(model, version, &[MODEL_FILE], MAX_BYTES as u64).map_err(|error| error.to_string());
+        let read = read.and_then(|mut files| {
+            let file = files.remove(MODEL_FILE).unwrap_or_default();
+            DurationModel::from_bytes(&file, &self.context.spec).map_err(|error| error.to_string())
+        });
+        Ok(match read {
+            Ok(model) => InProduction::Here(Known { version, model: Arc::new(model) }),
+            Err(reason) => InProduction::Unusable { version, reason },
+        })
+    }
+
     /// Returns versions that were in Production in the last 90 days.
     fn archived(&self, at_ms: i64, all: &BTreeMap<u64, Baseline>, production: Option<&Known>) -> Vec<Known> {
         let mut named: Vec<&ModelRef> = Vec::new();
@@ -269,7 +398,7 @@ impl Trainer {
             return Ok(Arc::clone(frame));
         }
         let from_ms = at_ms.saturating_sub(i64::from(self.context.config.train.window_days) * DAY_MS);
-        let mut collecting = Collecting::new(Arc::clone(&self.encoder));
+        let mut collecting = Collecting::new(Arc::clone(&self.encoder)).with_label(&self.context.spec);
         let mut take = |found: &Found<'_>| match found {
             Found::Completed(ticket) => collecting.push(ticket),
             Found::Other(ticket) => collecting.push_other(ticket),
@@ -277,68 +406,22 @@ impl Trainer {
         let (config, spec) = (&self.context.config, &self.context.spec);
         history::each(&self.place, config, spec, (from_ms, at_ms), &mut || {}, &mut take).map_err(|error| error.to_string())?;
         let frame = Arc::new(collecting.frame());
-        if matches!(self.place, Place::File(..)) {
+        if self.replays() {
             *kept = Some(Arc::clone(&frame));
         }
         Ok(frame)
     }
+}
 
-    /// Returns the baseline that has to come into force because somebody else moved Production.
-    pub(super) fn follow_production(&self) -> Option<Baseline> {
-        if matches!(self.place, Place::File(..)) {
-            return None;
-        }
-        let production = match self.registry.production(&self.context.spec.model) {
-            Ok(production) => production?,
-            Err(error) => {
-                tracing::debug!(%error, "asking the registry for Production");
-                return None;
-            }
-        };
-        let all = baselines(&self.context).ok()?;
-        let newest = all.values().next_back()?;
-        if newest.scored_by.as_ref().is_none_or(|named| named.version == production) {
-            return None;
-        }
-        let own = all.values().rev().find(|baseline| baseline.scored_by.as_ref().is_some_and(|named| named.version == production));
-        let Some(own) = own else {
-            tracing::warn!(
-                version = production,
-                "Production was moved to a version that no baseline knows; train or create a baseline for it"
-            );
-            return None;
-        };
-        let mut back = own.clone();
-        back.version = newest.version + 1;
-        back.created_at_ms = now_ms();
-        back.answers = None;
-        Some(back)
-    }
-
-    /// Writes what was decided where the neighbours look for it; a MongoDB that is away costs the document, not the decision.
-    pub(super) fn document(&self, id: &str, event: &ModelEvent) {
-        let ModelEvent::Outcome { trigger, outcome, reason, baseline, version, .. } = event else { return };
-        let document = doc! {
-            "_id": id,
-            "model_name": &self.context.spec.model,
-            "timestamp": DateTime::from_millis(now_ms()),
-            "trigger": trigger,
-            "outcome": outcome,
-            "reason": reason,
-            "baseline": baseline.and_then(|version| i64::try_from(version).ok()),
-            "version": version.and_then(|version| i64::try_from(version).ok()),
-        };
-        super::documents::write(&self.context, "ml_training_history", &document);
-        if version.is_some() {
-            super::documents::write(&self.context, "model_audit_log", &document);
-        }
-        if let Some(version) = baseline
-            && let Ok(all) = baselines(&self.context)
-            && let Some(baseline) = all.get(version)
-        {
-            super::documents::write(&self.context, crate::baseline::document::COLLECTION, &baseline.to_document());
-        }
-    }
+/// The model in Production, as an unprompted training meets it.
+enum InProduction {
+    Nothing,
+    Here(Known),
+    /// A file of somebody else, damaged, or of another spec.
+    Unusable {
+        version: u64,
+        reason: String,
+    },
 }
 
 enum TrialOrText {

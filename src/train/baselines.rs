@@ -1,4 +1,4 @@
-//! The baseline that comes with a decision of the train stage (judgement, 8).
+//! The baseline that comes with a decision about a model, by stage or by command (judgement, 8).
 //!
 //! Everything a verdict rests on is out of sample: a new version's error is that of its hold-out, and windows under it count only
 //! tickets that completed after its data ended.
@@ -45,14 +45,30 @@ impl Setting<'_> {
         self.build(span_ms, None)
     }
 
-    /// The first baseline of all: the inputs of `[from_ms, to_ms)`, the errors of the model's hold-out.
+    /// The inputs of `[from_ms, to_ms)`, the errors of the model's hold-out: where there is no baseline yet, or the one before is of
+    /// another spec, or what is normal is in question. `before` lends its φ, where the span is too short for one of its own.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub fn first(&self, span_ms: (i64, i64), model: &ModelRef, candidate: &Candidate, holdout: Range<usize>) -> Result<Baseline, Refused> {
-        let mut baseline = self.build(span_ms, None)?;
+    /// [`Refused`] says why it would be of no use.
+    pub fn made(
+        &self,
+        before: Option<&Baseline>,
+        span_ms: (i64, i64),
+        model: &ModelRef,
+        candidate: &Candidate,
+        holdout: Range<usize>,
+    ) -> Result<Baseline, Refused> {
+        let mut baseline = self.build(span_ms, before)?;
         self.score(&mut baseline, model, candidate, holdout, span_ms);
         Ok(baseline)
+    }
+
+    /// Returns the span of all rows from `from_ms` on, ms since 1970: it begins with the day of the first of them.
+    #[must_use]
+    pub fn span_from(&self, from_ms: i64) -> (i64, i64) {
+        let rows = self.frame.between(from_ms, self.now_ms);
+        let first_ms = self.frame.completed_at_ms().get(rows.start).copied().unwrap_or(from_ms);
+        (first_ms.div_euclid(DAY_MS) * DAY_MS, self.now_ms)
     }
 
     /// A new version was promoted: inputs go on as they were, the error is that of its hold-out. After a drift the inputs are
@@ -83,7 +99,8 @@ impl Setting<'_> {
         if let (Some(named), Some(production)) = (&before.scored_by, production) {
             let rows = self.frame.between(span.0, span.1);
             let errors = errors(self.frame, &predictions(self.frame, &production.model, rows.clone()), rows);
-            set_errors(&mut baseline, &named.series(), &errors, (span.1 - span.0) as f64 / DAY_MS as f64);
+            let mae = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+            set_errors(&mut baseline, &named.series(), mae, &errors, (span.1 - span.0) as f64 / DAY_MS as f64);
             inherit_spread(&mut baseline, before, &named.series());
         }
         Ok(baseline)
@@ -108,7 +125,8 @@ impl Setting<'_> {
     }
 
     fn next(&self, before: &Baseline) -> Baseline {
-        Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms: self.now_ms, answers: self.answers, ..before.clone() }
+        let to_ms = self.now_ms.max(before.to_ms);
+        Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms, answers: self.answers, ..before.clone() }
     }
 
     fn build(&self, (from_ms, to_ms): (i64, i64), predecessor: Option<&Baseline>) -> Result<Baseline, Refused> {
@@ -128,8 +146,10 @@ impl Setting<'_> {
         let times = self.frame.completed_at_ms();
         let span_ms = times[holdout.end - 1] - times[holdout.start];
         let days = (span_ms as f64 / DAY_MS as f64).max(1.0 / 24.0);
-        set_errors(baseline, &series, &errors(self.frame, &candidate.predictions, holdout), days);
+        set_errors(baseline, &series, candidate.metrics.mae, &errors(self.frame, &candidate.predictions, holdout.clone()), days);
         baseline.errors.retain(|name, _| *name == RECORDED || *name == series);
+        // Rows that the model has not seen have larger errors: among the others they would look like noise.
+        let rows_ms = (rows_ms.0, rows_ms.1.min(times[holdout.start]));
         let rows = self.frame.between(rows_ms.0, rows_ms.1);
         let scored = predictions(self.frame, &candidate.model, rows.clone());
         let on_rows: Vec<(i64, f64)> = times[rows.clone()].iter().copied().zip(errors(self.frame, &scored, rows)).collect();
@@ -143,13 +163,25 @@ impl Setting<'_> {
     }
 }
 
+/// The baseline of a version that somebody put back into Production: as it was, under the next number.
+#[must_use]
+pub fn brought_back(own: &Baseline, version: u64, created_at_ms: i64) -> Baseline {
+    Baseline { version, created_at_ms, answers: None, ..own.clone() }
+}
+
+/// Returns the newest baseline of a version of the model, and the newest of all, of baselines by ascending number.
+#[must_use]
+pub fn of_version<'b>(all: impl IntoIterator<Item = &'b Baseline>, version: u64) -> (Option<&'b Baseline>, Option<&'b Baseline>) {
+    let is_its = |baseline: &Baseline| baseline.scored_by.as_ref().is_some_and(|named| named.version == version);
+    all.into_iter().fold((None, None), |(own, _), baseline| (if is_its(baseline) { Some(baseline) } else { own }, Some(baseline)))
+}
+
 fn errors(frame: &Frame, predicted: &[f64], rows: Range<usize>) -> Vec<f64> {
     predicted.iter().zip(&frame.actual()[rows]).map(|(predicted, actual)| (predicted - actual).abs()).collect()
 }
 
 /// Makes a series the judged one: its sums, and c of the logarithm for all.
-fn set_errors(baseline: &mut Baseline, series: &str, errors: &[f64], days: f64) {
-    let mae = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+fn set_errors(baseline: &mut Baseline, series: &str, mae: f64, errors: &[f64], days: f64) {
     baseline.log_offset = LOG_OFFSET * mae;
     let mut sums = ErrorSums::default();
     for error in errors {
@@ -165,5 +197,86 @@ fn inherit_spread(baseline: &mut Baseline, before: &Baseline, series: &str) {
         if let Some(std) = known.get(&noise.days) {
             noise.log_mae_std.insert(series.to_owned(), *std);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::frame::tests::{FIRST_MS, actual, frame, spec};
+    use crate::train::trial::{Cause, Request, Trial, trial};
+
+    fn tried(frame: &Frame, spec: &Spec, now_ms: i64) -> Trial {
+        let request = Request {
+            id: "t",
+            cause: Cause::Unprompted,
+            now_ms,
+            window_days: 540,
+            min_rows: 100,
+            max_rows: 100_000,
+            threshold: 0.15,
+            slice_ms: 3_600_000,
+        };
+        trial(frame, spec, &request, None, &[]).unwrap()
+    }
+
+    fn with(check: impl FnOnce(&dyn Fn(u64) -> Baseline, &Setting<'_>, &ModelRef, &Trial)) {
+        let (spec, frame) = (spec(), frame(3_000, actual));
+        let now_ms = frame.completed_at_ms().last().unwrap() + 1;
+        let tried = tried(&frame, &spec, now_ms);
+        let model = ModelRef::of("m", 7, b"file");
+        let setting = Setting { spec: &spec, frame: &frame, version: 1, created_at_ms: 5, now_ms, window_days: &[1, 3, 7], answers: None };
+        let make = |version: u64| {
+            let setting = Setting { version, ..setting };
+            setting.made(None, setting.span_from(FIRST_MS + 1), &model, &tried.tried[0].candidate, tried.holdout.clone()).unwrap()
+        };
+        check(&make, &setting, &model, &tried);
+    }
+
+    #[test]
+    fn a_first_baseline_is_made_of_the_trainings_rows_and_measured_out_of_sample() {
+        with(|make, _, _, tried| {
+            let baseline = make(1);
+            assert_eq!((baseline.rows, baseline.from_ms, baseline.to_ms), (3_000, FIRST_MS, tried.holdout_ms.1));
+            assert_eq!(baseline.scored_by.as_ref().unwrap().version, 7);
+            let errors = &baseline.errors["v7"];
+            assert!((errors.mae - tried.tried[0].candidate.metrics.mae).abs() < 1e-9);
+            assert_eq!(errors.sums.rows, tried.holdout.len() as u64, "the hold-out's errors and no others");
+            assert!((errors.sums.abs_us as f64 / 1000.0 / errors.sums.rows as f64 - errors.mae).abs() < 1.0);
+            assert!(baseline.noise.iter().all(|noise| noise.log_mae_std["v7"] > 0.0), "{:?}", baseline.noise);
+        });
+    }
+
+    #[test]
+    fn a_scheduled_promotion_carries_features_and_target_on() {
+        with(|make, setting, model, tried| {
+            let mut before = make(1);
+            before.to_ms = FIRST_MS + 14 * DAY_MS;
+            before.rows = 77;
+            before.noise.iter_mut().for_each(|noise| noise.log_mae_std = [("v3".to_owned(), 9.0)].into());
+            let next = Setting { version: 2, ..*setting };
+            let carried = next.promoted(&before, model, &tried.tried[0].candidate, tried.holdout.clone(), false);
+            assert_eq!((carried.version, carried.rows, carried.from_ms, carried.provisional), (2, 77, before.from_ms, false));
+            assert_eq!((&carried.columns, &carried.target), (&before.columns, &before.target));
+            assert_eq!(carried.to_ms, tried.holdout_ms.1, "no window holds what the version was trained or measured on");
+            assert_eq!(carried.noise[0].phi, before.noise[0].phi, "φ belongs to the process");
+            assert!(carried.noise.iter().all(|noise| noise.log_mae_std.contains_key("v7") && !noise.log_mae_std.contains_key("v3")));
+        });
+    }
+
+    #[test]
+    fn a_version_that_comes_back_brings_its_own_newest_baseline() {
+        with(|make, setting, model, tried| {
+            let first = make(1);
+            let other = ModelRef::of("m", 8, b"other");
+            let second =
+                Setting { version: 2, ..*setting }.promoted(&first, &other, &tried.tried[0].candidate, tried.holdout.clone(), true);
+            let all = [first.clone(), second.clone()];
+            assert_eq!(of_version(&all, model.version), (Some(&first), Some(&second)));
+            assert_eq!(of_version(&all, 9), (None, Some(&second)));
+            let back = brought_back(&first, 3, 9);
+            assert_eq!((back.version, back.created_at_ms, back.answers), (3, 9, None));
+            assert_eq!(Baseline { version: 1, created_at_ms: 5, ..back }, first);
+        });
     }
 }

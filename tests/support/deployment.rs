@@ -63,6 +63,11 @@ impl Deployment {
         Self { prefix: name.to_owned(), environment: environment.into() }
     }
 
+    /// Sets a variable of the environment of every process that is started later.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
     fn program(&self, arguments: &[&str]) -> Command {
         let mut program = Command::new(env!("CARGO_BIN_EXE_tidemark"));
         program.args(arguments).envs(&self.environment).current_dir(std::env::temp_dir());
@@ -150,6 +155,13 @@ impl Process {
             let idle = part["says"].as_str().is_some_and(|says| says.starts_with("standing by"));
             (part["state"] == "ready" && !idle).then_some(())
         });
+    }
+
+    /// Returns what a part of the process says of itself; nothing while the process does not answer.
+    pub(crate) fn says(&self, part: &str) -> String {
+        let body = self.get("/readyz").map(|(_, body)| body).unwrap_or_default();
+        let parts: Value = serde_json::from_str(&body).unwrap_or_default();
+        parts["parts"][part]["says"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Kills the process.

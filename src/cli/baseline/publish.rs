@@ -134,6 +134,7 @@ fn key(baseline: &Baseline) -> String {
 /// Whether both were made of the same tickets in the same way.
 fn is_same(a: &Baseline, b: &Baseline) -> bool {
     (a.from_ms, a.to_ms, a.rows, &a.fingerprint, &a.model) == (b.from_ms, b.to_ms, b.rows, &b.fingerprint, &b.model)
+        && a.scored_by == b.scored_by
         && a.columns == b.columns
         && a.clusters == b.clusters
         && a.target == b.target

@@ -177,7 +177,7 @@ fn baseline(arguments: &Demo, context: &Context, registry: &dyn Registry) -> Res
     let published = registry.publish(&publication).map_err(|error| bad("the demo's registry", &error))?;
     registry.promote(&context.spec.model, published.version, "the first").map_err(|error| bad("the demo's registry", &error))?;
     let named = ModelRef::of(&context.spec.model, published.version, &file);
-    setting.first((from, to), &named, &tried.candidate, trial.holdout.clone()).map_err(|error| bad("the demo's baseline", &error))
+    setting.made(None, (from, to), &named, &tried.candidate, trial.holdout.clone()).map_err(|error| bad("the demo's baseline", &error))
 }
 
 /// Publishes the baseline where tail, watch and judge look for it.

@@ -5,6 +5,7 @@
 
 mod anomaly;
 mod report;
+mod request;
 mod rows;
 mod settle;
 
@@ -38,6 +39,7 @@ use rows::Rows;
   tidemark train --window-days=540 --min-samples=100
   tidemark train --dry-run --output json
   tidemark train --file tickets.ndjson.zst --at 2013-03-01 --set registry.directory=models
+  tidemark train --request --reason 'new task types since Monday'    the running train stage does it
 
 Reads MongoDB's completed tickets, or a file's. Every candidate is registered; one that meets its criterion and beats what is
 in Production is promoted, and its baseline goes to Kafka and MongoDB, as far as they are configured. Given again with the same
@@ -64,6 +66,15 @@ pub struct Train {
     /// End of the window, exclusive, UTC [default: just after the newest ticket]
     #[arg(long, value_name = "TIME", value_parser = time::instant)]
     at: Option<i64>,
+    /// Train nothing here: ask the train stage of `tidemark run` for a training (trigger `manual`)
+    #[arg(long, conflicts_with_all = ["window_days", "min_samples", "backfill_errors", "dry_run", "file", "at"])]
+    request: bool,
+    /// Why, for those who come later
+    #[arg(long, value_name = "TEXT", requires = "request", default_value = "asked for by command")]
+    reason: String,
+    /// Priority of the request; a critical one is not held back by train.min_interval_hours and train.max_per_day
+    #[arg(long, value_enum, requires = "request", default_value_t = request::Priority::High)]
+    priority: request::Priority,
 }
 
 /// What is told as JSON: the training's report, and the backfill's beside it.
@@ -106,6 +117,9 @@ impl InProduction {
 }
 
 pub(super) fn run(flags: &Train, session: &mut Session) -> Result<Exit, Failure> {
+    if flags.request {
+        return request::ask(&flags.reason, flags.priority, session);
+    }
     let mut config = session.config()?.clone();
     config.train.window_days = flags.window_days.unwrap_or(config.train.window_days);
     config.train.min_samples = flags.min_samples.unwrap_or(config.train.min_samples);

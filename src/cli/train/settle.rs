@@ -1,16 +1,17 @@
 //! What becomes of a trial: versions in the registry, the baseline, Production, documents.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::baseline::Baseline;
 use crate::baseline::builder::Refused;
 use crate::clock::{DAY_MS, now_ms};
 use crate::model::shelf::ModelRef;
-use crate::registry::{Registry, Version};
-use crate::train::candidate::example;
+use crate::registry::{self, Registry, Version};
+use crate::train::baselines::Setting;
+use crate::train::candidate::{Candidate, example};
 use crate::train::plots::plots;
 use crate::train::publication::{About, publication, report as candidate_report};
-use crate::train::successor::Successor;
 use crate::train::trial::{Decision, Request, Trial};
 
 use super::report::{BaselineReport, ModelReport, Report};
@@ -19,7 +20,6 @@ use super::{InProduction, Surroundings};
 use crate::cli::audit::{Promotion, write_promotion, write_report};
 use crate::cli::baseline::publish::{Publisher, find_document, publish_document, versions};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::models::promote;
 use crate::cli::progress::Progress;
 use crate::cli::status;
 
@@ -82,15 +82,21 @@ pub(super) fn duration(
     }
     let Some(chosen) = chosen else { return Ok(said) };
     let scored_by = &published[chosen];
-    let successor = Successor {
+    let setting = Setting {
         spec: &around.spec,
         frame: &rows.frame,
-        tried: &trial.tried[chosen],
-        holdout_ms: trial.holdout_ms,
-        from_ms: request.now_ms - i64::from(request.window_days) * DAY_MS,
-        scored_by,
-        window_days: &around.config.window.days,
+        version: 1,
         created_at_ms: now_ms(),
+        now_ms: request.now_ms,
+        window_days: &around.config.window.days,
+        answers: None,
+    };
+    let successor = Successor {
+        setting,
+        from_ms: request.now_ms - i64::from(request.window_days) * DAY_MS,
+        candidate: &trial.tried[chosen].candidate,
+        holdout: trial.holdout.clone(),
+        scored_by,
     };
     report.baseline = baseline(around, &successor, report, progress)?;
     progress.step("promoting");
@@ -98,15 +104,25 @@ pub(super) fn duration(
     Ok(said)
 }
 
+/// The version that comes into Production, and what its baseline is made from.
+struct Successor<'s> {
+    setting: Setting<'s>,
+    /// Begin of the training's window, ms since 1970.
+    from_ms: i64,
+    candidate: &'s Candidate,
+    holdout: Range<usize>,
+    scored_by: &'s ModelRef,
+}
+
 /// Promotes, and notes it for people.
 pub(super) fn put_into_production(
     around: &Surroundings,
-    registry: &dyn Registry,
+    kept_in: &dyn Registry,
     said: &mut ModelReport,
     version: u64,
     id: &str,
 ) -> Result<(), Failure> {
-    promote(registry, &said.model, version, said.production_before, &said.reason)?;
+    registry::put_into_production(kept_in, &said.model, version, &said.reason)?;
     said.outcome = "promoted";
     said.promoted = Some(version);
     let id = format!("{id}/{}", said.model);
@@ -164,14 +180,18 @@ fn baseline(
     let open = open_causes(around)?;
     let refused: RefCell<Option<Refused>> = RefCell::default();
     let fingerprint = around.spec.fingerprint();
-    let carries = |before: &&Baseline| before.fingerprint == fingerprint && open.is_empty();
-    let make = |version: u64, before: Option<&Baseline>| match before.filter(carries) {
-        Some(before) => Ok(successor.carried(before, version)),
-        None => successor.made(before.filter(|before| before.fingerprint == fingerprint), version).map_err(|why| {
+    let make = |version: u64, before: Option<&Baseline>| {
+        let setting = Setting { version, ..successor.setting };
+        let (model, candidate, holdout) = (successor.scored_by, successor.candidate, successor.holdout.clone());
+        let before = before.filter(|before| before.fingerprint == fingerprint);
+        if let Some(before) = before.filter(|_| open.is_empty()) {
+            return Ok(setting.promoted(before, model, candidate, holdout, false));
+        }
+        setting.made(before, setting.span_from(successor.from_ms), model, candidate, holdout).map_err(|why| {
             let failure = Failure::new(Exit::BadInput, why.to_string());
             refused.replace(Some(why));
             failure
-        }),
+        })
     };
     progress.step("writing the baseline");
     let (config, spec, topics) = (&around.config, around.spec.as_ref(), &around.topics);
