@@ -145,7 +145,7 @@ pub struct EpisodeAlert {
     pub spec: String,
     /// Name of the model.
     pub model: String,
-    /// The cause: a group of columns that are functions of one field, or `target`, `error`.
+    /// The cause: a group of columns that are functions of one field, or `clusters`, `target`, `error`.
     pub cause: String,
     /// What became of its episode.
     pub change: Change,
@@ -171,6 +171,9 @@ pub struct EpisodeAlert {
     pub distributions: Vec<Distribution>,
     /// The categories that carry the change, the heaviest first.
     pub carriers: Vec<Carrier>,
+    /// Of the cause `clusters` the features that moved most, taken together, the first most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<MovedFeature>,
     /// What to do, in words.
     pub recommendations: Vec<String>,
     /// What limits this verdict: an uncalibrated baseline, a gap, an incomplete window.
@@ -220,6 +223,17 @@ pub struct Distribution {
     pub before: Vec<u64>,
     /// Rows of the window by bin.
     pub now: Vec<u64>,
+}
+
+/// A feature that tells the clusters that grew or shrank from the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MovedFeature {
+    /// The feature; it stands for all of its field.
+    pub feature: String,
+    /// Its part of what tells these clusters from the mean, 0 to 1.
+    pub part: f64,
+    /// Its own PSI in that window: small when it changed only together with others.
+    pub psi: Option<f64>,
 }
 
 /// A category and what it has to do with the change.

@@ -1,6 +1,7 @@
 //! The baseline: what a window is held against. Immutable, versioned, one Kafka record (at most 1 MB).
 
 pub mod builder;
+pub mod clusters;
 pub mod document;
 pub(crate) mod learned;
 pub(crate) mod noise;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::clusters::Clusters;
 use crate::model::shelf::ModelRef;
 use crate::summary::ErrorSums;
 
@@ -41,6 +43,9 @@ pub struct Baseline {
     pub columns: Vec<Column>,
     /// The target.
     pub target: TargetColumn,
+    /// Where its tickets lie, all features together. `None`: made before baselines had clusters, so that they are not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<Clusters>,
     /// Errors by series.
     pub errors: BTreeMap<String, ErrorBaseline>,
     /// c of ln(|error| + c): 1 % of the MAE of the judged series; 0 when that is unknown.
@@ -177,7 +182,7 @@ pub struct Noise {
     pub days: u32,
     /// K = ⌊days of the baseline / L⌋.
     pub windows: u32,
-    /// φ by cause, `target` included.
+    /// φ by cause, `target` and `clusters` included.
     pub phi: BTreeMap<String, f64>,
     /// s: standard deviation of ln(MAE(W) / MAE(B − W)) by series; `None` when it cannot be had.
     pub log_mae_std: BTreeMap<String, f64>,

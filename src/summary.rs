@@ -47,12 +47,16 @@ pub struct Slice {
     /// Tickets not used because id and completion were there before.
     #[serde(default)]
     pub repeats: u64,
-    /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen.
+    /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen. After the features, where the baseline has
+    /// clusters, rows by cluster, near and far.
     #[serde(default, serialize_with = "sparse::write_rows::<_, u64, _>", deserialize_with = "sparse::read_rows::<_, u64, _>")]
     pub columns: Vec<Vec<u64>>,
-    /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others).
+    /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others), then by cluster.
     #[serde(default, serialize_with = "sparse::write_rows::<_, Decimal, _>", deserialize_with = "sparse::read_rows::<_, Decimal, _>")]
     pub error_by: Vec<Vec<i128>>,
+    /// Sum of the squared distance from the nearest centroid by axis of the baseline's clusters, in 2^-16 squared deviations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]
+    pub spread: Vec<u64>,
     /// Rows by bin of the target's fine histogram.
     #[serde(default, serialize_with = "sparse::write_row", deserialize_with = "sparse::read_row")]
     pub target: Vec<u64>,
@@ -127,6 +131,7 @@ impl Slice {
         self.repeats += other.repeats;
         add_rows(&mut self.columns, &other.columns, |a, b| *a += b);
         add_rows(&mut self.error_by, &other.error_by, |a, b| *a += b);
+        add_row(&mut self.spread, &other.spread, |a, b| *a += b);
         add_row(&mut self.target, &other.target, |a, b| *a += b);
         for (name, sums) in &other.series {
             self.series.entry(name.clone()).or_default().add(sums);
@@ -143,6 +148,7 @@ impl Slice {
         take(&mut self.repeats, other.repeats);
         add_rows(&mut self.columns, &other.columns, take);
         add_rows(&mut self.error_by, &other.error_by, |a, b| *a -= b);
+        add_row(&mut self.spread, &other.spread, take);
         add_row(&mut self.target, &other.target, take);
         for (name, sums) in &other.series {
             self.series.entry(name.clone()).or_default().subtract(sums);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidemark::alert::{Alert, Carrier, Change, Distribution, EpisodeAlert, Evidence, Level, Measure};
+use tidemark::alert::{Alert, Carrier, Change, Distribution, EpisodeAlert, Evidence, Level, Measure, MovedFeature};
 use tidemark::baseline::builder::{Builder, Making};
 use tidemark::log::{Delivered, Record};
 use tidemark::model_event::{Beside, ModelEvent, MovedBy, Notice};
@@ -266,6 +266,7 @@ fn summaries_keep_to_the_schema_with_and_without_a_baseline() {
         repeats: 1,
         columns: vec![vec![1, 1], vec![]],
         error_by: vec![vec![i128::MAX, -1], vec![]],
+        spread: vec![0, 70_000],
         target: vec![0, 2],
         series: [("recorded".to_owned(), sums)].into(),
     };
@@ -335,6 +336,7 @@ fn episode_alert(change: Change, level: Level) -> EpisodeAlert {
             mean_abs_error_now: Some(2.0),
             part: 1.2,
         }],
+        features: vec![MovedFeature { feature: "hour_of_day".to_owned(), part: 0.7, psi: None }],
         recommendations: vec!["look".to_owned()],
         caveats: vec![],
     }

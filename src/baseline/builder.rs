@@ -3,6 +3,8 @@
 //! Tickets are kept as compact columns (a byte a text, eight a number; 75 bytes a ticket of the execution tickets),
 //! because bins are known only when the last ticket is in.
 
+mod clustering;
+
 use crate::clock::DAY_MS;
 use crate::features::{Encoder, EncoderError, Place, Row, number, stored};
 use crate::spec::{self, Spec};
@@ -10,7 +12,7 @@ use crate::summary::ErrorSums;
 use crate::ticket::Ticket;
 
 use super::learned::learned;
-use super::noise::{Daily, DailyError, noise};
+use super::noise::{Daily, DailyError, Days, noise};
 use super::quantile::{edges, quantile, sample};
 use super::{Baseline, Bins, Cell, Column, ErrorBaseline, LOG_OFFSET, RECORDED, TargetColumn};
 
@@ -218,7 +220,9 @@ impl Builder {
         }
         let (target, target_daily) = self.target(&sorted);
         let (errors, log_offset, error_daily) = self.errors();
+        let (clusters, cluster_daily) = self.clusters(&built);
         let (columns, column_daily): (Vec<Column>, Vec<Daily>) = built.into_iter().map(|b| (b.column, b.daily)).unzip();
+        let days = Days { columns: column_daily, clusters: cluster_daily, target: target_daily, errors: error_daily };
         let baseline = Baseline {
             spec: self.spec.name.clone(),
             fingerprint: self.spec.fingerprint(),
@@ -228,9 +232,10 @@ impl Builder {
             from_ms: self.from_ms,
             to_ms: self.to_ms,
             rows: rows as u64,
-            noise: noise(&self.spec, (self.from_ms, self.to_ms), &column_daily, &target_daily, &error_daily, making),
+            noise: noise(&self.spec, (self.from_ms, self.to_ms), &days, making),
             columns,
             target,
+            clusters: Some(clusters),
             errors: errors.map(|errors| (RECORDED.to_owned(), errors)).into_iter().collect(),
             log_offset,
             scored_by: None,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::clock::DAY_MS;
 use crate::drift::ks::ks;
-use crate::drift::look::TARGET;
+use crate::drift::look::{CLUSTERS, TARGET};
 use crate::drift::psi::psi;
 use crate::spec::Spec;
 use crate::summary::micros;
@@ -60,6 +60,28 @@ impl Daily {
         let rest = whole.iter().zip(&inside).map(|(all, part)| all - part).collect();
         (inside, rest)
     }
+
+    /// Returns psi_statistic / (bins − 1) of each window held against the rest.
+    fn ratios(&self, whole: &[u64], windows: &[Range<usize>]) -> impl Iterator<Item = f64> {
+        windows.iter().filter_map(|window| {
+            let (inside, rest) = self.split(whole, window.clone());
+            let found = psi(&rest, &inside).filter(|found| found.bins > 1)?;
+            Some(found.statistic / found.degrees())
+        })
+    }
+}
+
+/// What noise is learned from.
+#[derive(Clone, Debug)]
+pub(super) struct Days {
+    /// By feature.
+    pub(super) columns: Vec<Daily>,
+    /// By cluster; without bins when there are none.
+    pub(super) clusters: Daily,
+    /// By bin of the target's fine histogram.
+    pub(super) target: Daily,
+    /// Of the tickets' own predictions.
+    pub(super) errors: DailyError,
 }
 
 /// Errors by day.
@@ -142,14 +164,12 @@ fn day_index(first_day: i64, day: i32) -> usize {
 pub(super) fn noise(
     spec: &Spec,
     (from_ms, to_ms): (i64, i64),
-    columns: &[Daily],
-    target: &Daily,
-    errors: &DailyError,
+    Days { columns, clusters, target, errors }: &Days,
     making: &Making,
 ) -> Vec<Noise> {
     let totals: Vec<Vec<u64>> = columns.iter().map(Daily::total).collect();
     let bins_of = |feature: usize| totals[feature].iter().filter(|count| **count > 0).count();
-    let whole_target = target.total();
+    let (whole_target, whole_clusters) = (target.total(), clusters.total());
     let mut all = Vec::new();
     for &days in making.window_days {
         let windows = u32::try_from((to_ms - from_ms) / DAY_MS).unwrap_or(u32::MAX) / days.max(1);
@@ -163,12 +183,10 @@ pub(super) fn noise(
         for (cause, members) in spec.causes() {
             // Of equals the first: `max_by_key` would take the last.
             let leading = members.iter().copied().rev().max_by_key(|feature| bins_of(*feature)).expect("a cause has a column");
-            let ratios = ranges.iter().filter_map(|window| {
-                let (inside, rest) = columns[leading].split(&totals[leading], window.clone());
-                let found = psi(&rest, &inside).filter(|found| found.bins > 1)?;
-                Some(found.statistic / found.degrees())
-            });
-            phi.insert(cause.to_owned(), design_effect(ratios));
+            phi.insert(cause.to_owned(), design_effect(columns[leading].ratios(&totals[leading], &ranges)));
+        }
+        if clusters.bins > 0 {
+            phi.insert(CLUSTERS.to_owned(), design_effect(clusters.ratios(&whole_clusters, &ranges)));
         }
         let squares = ranges.iter().filter_map(|window| {
             let (inside, rest) = target.split(&whole_target, window.clone());

@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::alert::{Carrier, Distribution, Level, Measure};
+use crate::alert::{Carrier, Distribution, Level, Measure, MovedFeature};
 use crate::baseline::Baseline;
 use crate::clock::{DAY_MS, rfc3339};
 use crate::config::{Decision, Judge};
-use crate::drift::look::{ERROR, MAX_COLUMNS_OVER, TARGET};
+use crate::drift::look::{CLUSTERS, ERROR, MAX_COLUMNS_OVER, TARGET};
 use crate::drift::mae_ratio::mae;
 use crate::drift::{CauseLook, ColumnLook, ErrorLook, Look, TargetLook, look};
 use crate::judge::explain::{Case, bin_names};
+use crate::judge::words::no_clusters;
 use crate::spec::Spec;
 use crate::summary::Slice;
 
@@ -130,6 +131,9 @@ pub struct Report {
     pub recommendations: Vec<String>,
     /// Every feature, by name.
     pub features: BTreeMap<String, FeatureReport>,
+    /// Tickets by cluster of the baseline, all features together; absent where the baseline has none, or under bare thresholds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<FeatureReport>,
     /// Features over the critical PSI and beyond noise.
     pub columns_over_critical: usize,
     /// The target.
@@ -233,6 +237,9 @@ pub struct CauseReport {
     pub column: Option<String>,
     /// Categories that carry the change, the heaviest first.
     pub carriers: Vec<Carrier>,
+    /// Of `clusters` the features that moved most, taken together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<MovedFeature>,
 }
 
 /// Windows of the contract whose MAE is reported.
@@ -273,8 +280,9 @@ pub fn check(question: &Question) -> Report {
         status,
         calibrated: judge.decision == Decision::Calibrated && deciding().all(|cause| cause.calibrated),
         summary: summary(status, &seen, &judge),
-        recommendations: recommendations(status, &seen, &causes, &case),
+        recommendations: recommendations(status, &seen, &causes, &case, &judge),
         columns_over_critical: seen.columns_over_critical,
+        clusters: clusters_report(seen.clusters, &case),
         target: target_report(seen.target, &case),
         error: question.error_report(&seen.error),
         features: seen.columns.into_iter().enumerate().map(|(at, column)| feature_report(at, column, question)).collect(),
@@ -335,6 +343,19 @@ fn feature_report(at: usize, column: ColumnLook, question: &Question) -> (String
     (column.name, report)
 }
 
+fn clusters_report(seen: Option<ColumnLook>, case: &Case) -> Option<FeatureReport> {
+    let (seen, shown) = (seen?, case.distribution_of_clusters()?);
+    Some(FeatureReport {
+        psi: seen.psi,
+        psi_p: seen.psi_p,
+        psi_log_p: seen.psi_log_p,
+        counts: shown.now,
+        baseline_counts: shown.before,
+        bins: shown.bins,
+        cause: CLUSTERS.to_owned(),
+    })
+}
+
 fn target_report(target: TargetLook, case: &Case) -> TargetReport {
     let distribution = case.distributions(TARGET, |_| None).pop().expect("the target has a distribution");
     TargetReport { ks_hist: target.ks_hist, ks_hist_p: target.ks_hist_p, ks_hist_log_p: target.ks_hist_log_p, distribution }
@@ -348,7 +369,9 @@ fn column_of(cause: &CauseLook, columns: &[ColumnLook]) -> Option<usize> {
 fn cause_report(cause: &CauseLook, columns: &[ColumnLook], case: &Case) -> CauseReport {
     let level = if cause.decides { cause.level() } else { Level::Ok };
     let carriers = if level == Level::Ok { vec![] } else { case.carriers(&cause.name, column_of(cause, columns)) };
+    let moved = if level == Level::Ok { vec![] } else { case.moved(&cause.name) };
     CauseReport {
+        moved,
         level,
         measure: measure(cause),
         effect: cause.effect,
@@ -411,7 +434,7 @@ fn summary(status: Option<Level>, seen: &Look, judge: &Judge) -> String {
     format!("{}: {}", status.name(), over.join("; "))
 }
 
-fn recommendations(status: Option<Level>, seen: &Look, causes: &BTreeMap<String, CauseReport>, case: &Case) -> Vec<String> {
+fn recommendations(status: Option<Level>, seen: &Look, causes: &BTreeMap<String, CauseReport>, case: &Case, judge: &Judge) -> Vec<String> {
     if status.is_none() {
         return vec!["take a longer window, or wait for more tickets".to_owned()];
     }
@@ -443,6 +466,9 @@ fn recommendations(status: Option<Level>, seen: &Look, causes: &BTreeMap<String,
             NotJudged::PerfectBaseline => "error: not judged: the baseline's MAE is 0, so there is no ratio to it".to_owned(),
             NotJudged::FewRows => format!("error: not judged: only {} tickets of the window have a prediction", seen.error.rows),
         });
+    }
+    if judge.decision == Decision::Calibrated {
+        advice.extend(no_clusters(case.baseline));
     }
     if advice.is_empty() {
         advice.push("nothing to do".to_owned());

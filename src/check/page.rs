@@ -47,6 +47,10 @@ pub fn page(report: &Report) -> String {
     let caption = format!("KS distance {:.4}, p {}", target.ks_hist, probability(target.ks_hist_log_p));
     let distribution = &target.distribution;
     chart(&mut html, &format!("{} (target)", distribution.column), &caption, &distribution.bins, (&distribution.before, &distribution.now));
+    if let Some(clusters) = &report.clusters {
+        let caption = format!("all features together: PSI {:.4}, p {}", clusters.psi, probability(clusters.psi_log_p));
+        chart(&mut html, "clusters", &caption, &clusters.bins, (&clusters.baseline_counts, &clusters.counts));
+    }
     for (name, feature) in by_change(report) {
         let caption = format!("PSI {:.4}, p {}", feature.psi, probability(feature.psi_log_p));
         chart(&mut html, name, &caption, &feature.bins, (&feature.baseline_counts, &feature.counts));

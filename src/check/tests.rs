@@ -161,6 +161,6 @@ fn the_page_stands_alone_and_nothing_in_it_is_taken_for_markup() {
     let page = page(&report(&spec, &baseline, &slices, &Judge::default()));
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="));
-    assert_eq!(page.matches("<svg").count(), 16, "fifteen features and the target");
+    assert_eq!(page.matches("<svg").count(), 17, "fifteen features, the target and the clusters");
     assert_eq!(page.matches("<figure").count(), page.matches("</figure>").count());
 }

@@ -11,6 +11,7 @@ use crate::alert::{Alert, Change, Level};
 use crate::clock::now_ms;
 use crate::cloudevent::CloudEvent;
 use crate::config::faults::nearest;
+use crate::drift::look::{CLUSTERS, ERROR, TARGET};
 use crate::log::{Delivered, Log, Record, TopicSettings};
 use crate::model_event::ModelEvent;
 use crate::spec::Spec;
@@ -124,7 +125,7 @@ pub(super) fn accept(cause: &str, session: &mut Session) -> Result<Exit, Failure
 
 fn check_cause(spec: &Spec, cause: &str) -> Result<(), Failure> {
     let mut causes: Vec<&str> = spec.causes().into_keys().collect();
-    causes.extend(["target", "error"]);
+    causes.extend([CLUSTERS, TARGET, ERROR]);
     if causes.contains(&cause) {
         return Ok(());
     }

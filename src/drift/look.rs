@@ -15,6 +15,8 @@ use super::significance::{MIN_WINDOWS, error_ln_p, feature_ln_p, target_ln_p};
 
 /// The cause that is the target's own distribution.
 pub const TARGET: &str = "target";
+/// The cause that is how features go together: the window's occupancy of the baseline's clusters.
+pub const CLUSTERS: &str = "clusters";
 /// The cause that is the model's error.
 pub const ERROR: &str = "error";
 
@@ -36,13 +38,17 @@ pub struct Look {
     pub judged: bool,
     /// Every feature, in the model's order.
     pub columns: Vec<ColumnLook>,
+    /// The window's tickets by cluster, like a column that is none; `None` where the baseline has no clusters, under bare thresholds,
+    /// which do not know them, and from a watcher that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<ColumnLook>,
     /// Features over the critical PSI and significant (under bare thresholds: over it), by column, not by cause.
     pub columns_over_critical: usize,
     /// The target's distribution.
     pub target: TargetLook,
     /// The model's error.
     pub error: ErrorLook,
-    /// Every cause: features' by name, then `target` and `error`.
+    /// Every cause: features' by name, then `clusters`, `target` and `error`.
     pub causes: Vec<CauseLook>,
 }
 
@@ -109,9 +115,9 @@ pub enum NotJudged {
 /// A cause in a window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CauseLook {
-    /// The cause: a group of features, `target` or `error`.
+    /// The cause: a group of features, `clusters`, `target` or `error`.
     pub name: String,
-    /// The feature whose figures these are: of the cause's columns the one with the most bins. `None` for target and error.
+    /// The feature whose figures these are: of the cause's columns the one with the most bins. `None` for clusters, target and error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
     /// Effect: PSI, KS distance, or MAE ratio (under bare thresholds the target's is still the distance).
@@ -138,6 +144,13 @@ pub struct CauseLook {
     pub clears_warning: bool,
     /// At or below 0.8 of the critical threshold.
     pub clears_critical: bool,
+}
+
+impl ColumnLook {
+    fn new(name: &str, distance: &Psi, counts: Vec<u64>) -> Self {
+        let log_p = distance.ln_p();
+        Self { name: name.to_owned(), psi: distance.psi, psi_p: libm::exp(log_p), psi_log_p: log_p, bins: distance.bins, counts }
+    }
 }
 
 impl CauseLook {
@@ -174,21 +187,10 @@ pub fn look(baseline: &Baseline, spec: &Spec, window: &Slice, days: u32, judge: 
         .columns
         .iter()
         .enumerate()
-        .map(|(i, column)| {
-            let log_p = distances[i].ln_p();
-            let counts = window.columns.get(i).cloned().unwrap_or_default();
-            ColumnLook {
-                name: column.name.clone(),
-                psi: distances[i].psi,
-                psi_p: libm::exp(log_p),
-                psi_log_p: log_p,
-                bins: distances[i].bins,
-                counts,
-            }
-        })
+        .map(|(i, column)| ColumnLook::new(&column.name, &distances[i], window.columns.get(i).cloned().unwrap_or_default()))
         .collect();
 
-    let mut causes = Vec::with_capacity(distances.len() + 2);
+    let mut causes = Vec::with_capacity(distances.len() + 3);
     let mut columns_over_critical = 0;
     for (name, members) in spec.causes() {
         let leading = leading_column(&members, &distances);
@@ -198,6 +200,11 @@ pub fn look(baseline: &Baseline, spec: &Spec, window: &Slice, days: u32, judge: 
         });
         columns_over_critical += members.iter().filter(|i| looker.feature_cause(name, &distances[**i], window.rows).over_critical).count();
     }
+    let clusters = looker.clusters(window);
+    if let Some((distance, counts)) = &clusters {
+        causes.push(looker.clusters_cause(distance, counts.iter().sum()));
+    }
+    let clusters = clusters.map(|(distance, counts)| ColumnLook::new(CLUSTERS, &distance, counts));
     let distance = ks_of(baseline, window);
     let ks_log_p = distance.ln_p();
     let target = TargetLook { ks_hist: distance.distance, ks_hist_p: libm::exp(ks_log_p), ks_hist_log_p: ks_log_p };
@@ -211,7 +218,7 @@ pub fn look(baseline: &Baseline, spec: &Spec, window: &Slice, days: u32, judge: 
         columns_over_critical = 0;
     }
     causes.extend(looker.error_cause(&error));
-    Look { days, rows: window.rows, judged, columns, columns_over_critical, target, error, causes }
+    Look { days, rows: window.rows, judged, columns, clusters, columns_over_critical, target, error, causes }
 }
 
 impl Look {
@@ -313,11 +320,35 @@ impl Looker<'_> {
         self.judge.decision == Decision::Calibrated
     }
 
+    /// The distance over the clusters, and the window's rows by cluster.
+    fn clusters(&self, window: &Slice) -> Option<(Psi, Vec<u64>)> {
+        let known = self.baseline.clusters.as_ref().filter(|clusters| !clusters.centroids.is_empty() && self.calibrates())?;
+        if window.rows == 0 {
+            return Some((Psi::NONE, Vec::new()));
+        }
+        let counts = window.columns.get(self.baseline.columns.len()).filter(|counts| counts.len() == known.counts.len())?;
+        Some((psi(&known.counts, counts).unwrap_or(Psi::NONE), counts.clone()))
+    }
+
     fn feature_cause(&self, name: &str, psi: &Psi, rows: u64) -> CauseLook {
-        let (log_p, calibrated) = match self.noise {
+        let evidence = match self.noise {
             Some(noise) => (feature_ln_p(psi, noise.phi.get(name).copied().unwrap_or(1.0), noise.windows), true),
             None => (psi.ln_p(), false),
         };
+        self.psi_cause(name, psi, evidence, rows)
+    }
+
+    /// Unlike a feature's, its φ may be unknown where the others' are not: a predecessor without clusters has none to give.
+    fn clusters_cause(&self, psi: &Psi, rows: u64) -> CauseLook {
+        let known = self.noise.and_then(|noise| Some((*noise.phi.get(CLUSTERS)?, noise.windows)));
+        let evidence = match known {
+            Some((phi, windows)) => (feature_ln_p(psi, phi, windows), true),
+            None => (psi.ln_p(), false),
+        };
+        self.psi_cause(CLUSTERS, psi, evidence, rows)
+    }
+
+    fn psi_cause(&self, name: &str, psi: &Psi, (log_p, calibrated): (f64, bool), rows: u64) -> CauseLook {
         let lines = Lines {
             warning: self.judge.psi_warning,
             critical: self.judge.psi_critical,

@@ -189,7 +189,7 @@ impl Core {
 
         // Alerts last: they carry the status.
         let state = views.state(baseline, &causes);
-        let caveats = words::caveats(step, state, &self.gaps);
+        let caveats = words::caveats(step, state, &self.gaps, baseline.filter(|_| rules.decision == Decision::Calibrated));
         let teller = Teller { windows: &self.windows, views: &views, baseline, at, status, caveats: &caveats };
         let mut alerts = Vec::new();
         for (name, episode, change) in &ended {

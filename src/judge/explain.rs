@@ -2,7 +2,7 @@
 
 use crate::alert::{Carrier, Distribution};
 use crate::baseline::{Baseline, Bins};
-use crate::drift::look::{ERROR, TARGET};
+use crate::drift::look::{CLUSTERS, ERROR, TARGET};
 use crate::spec::{Encoder, Feature, Spec};
 use crate::summary::Slice;
 
@@ -35,6 +35,9 @@ impl Case<'_> {
     pub(crate) fn distributions(&self, cause: &str, psi: impl Fn(usize) -> Option<f64>) -> Vec<Distribution> {
         if cause == TARGET || cause == ERROR {
             return vec![self.target()];
+        }
+        if cause == CLUSTERS {
+            return self.distribution_of_clusters().into_iter().collect();
         }
         let members = self.spec.causes().remove(cause).unwrap_or_default();
         let shown = members.into_iter().filter_map(|column| {
@@ -74,6 +77,7 @@ impl Case<'_> {
     pub(crate) fn carriers(&self, cause: &str, column: Option<usize>) -> Vec<Carrier> {
         let mut carriers = match (cause, column) {
             (ERROR, _) => self.carriers_of_error(),
+            (CLUSTERS, _) => self.carriers_of_clusters(),
             (TARGET, _) | (_, None) => carriers_of(&self.target()),
             (_, Some(column)) => self.carriers_of_column(column),
         };
@@ -97,10 +101,14 @@ impl Case<'_> {
         let mut carriers = carriers_of(&shown);
         for carrier in &mut carriers {
             let bin = shown.bins.iter().position(|name| *name == carrier.category);
-            carrier.mean_abs_error_before = bin.and_then(|bin| mean_error(self.before_onset, column, bin));
-            carrier.mean_abs_error_now = bin.and_then(|bin| mean_error(self.now, column, bin));
+            self.put_errors(carrier, column, bin);
         }
         carriers
+    }
+
+    pub(super) fn put_errors(&self, carrier: &mut Carrier, column: usize, bin: Option<usize>) {
+        carrier.mean_abs_error_before = bin.and_then(|bin| mean_error(self.before_onset, column, bin));
+        carrier.mean_abs_error_now = bin.and_then(|bin| mean_error(self.now, column, bin));
     }
 
     /// The categories whose errors grew: each one's part of the rise of the MAE since the onset, where that is more than
@@ -163,6 +171,11 @@ impl Case<'_> {
                     retrain.to_owned(),
                     accept,
                 ];
+            }
+            CLUSTERS => {
+                let mut advice = self.advice_on_clusters(carriers);
+                advice.extend([retrain.to_owned(), accept]);
+                return advice;
             }
             _ => {}
         }
@@ -232,7 +245,7 @@ fn clock_advice(before: &[u64], now: &[u64]) -> String {
 }
 
 /// Each bin's part of the PSI, the heaviest first.
-fn carriers_of(shown: &Distribution) -> Vec<Carrier> {
+pub(super) fn carriers_of(shown: &Distribution) -> Vec<Carrier> {
     let used = shown.before.iter().zip(&shown.now).filter(|(b, c)| **b + **c > 0).count() as f64;
     let (n, m) = (shown.before.iter().sum::<u64>() as f64, shown.now.iter().sum::<u64>() as f64);
     let smoothed = |count: u64, rows: f64| (count as f64 + 0.5) / (rows + 0.5 * used);

@@ -15,6 +15,7 @@ pub(crate) mod request;
 pub(crate) mod restore;
 pub(crate) mod sight;
 pub(crate) mod tell;
+mod together;
 pub(crate) mod versions;
 pub(crate) mod windows;
 pub(crate) mod words;

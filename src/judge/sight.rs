@@ -6,7 +6,7 @@ use crate::alert::{Evidence, Level, Measure};
 use crate::baseline::Baseline;
 use crate::clock::DAY_MS;
 use crate::config::{self, Decision};
-use crate::drift::look::{ERROR, TARGET};
+use crate::drift::look::{CLUSTERS, ERROR, TARGET};
 use crate::drift::{CauseLook, Look};
 use crate::status::{JudgeState, WindowStatus};
 
@@ -101,6 +101,11 @@ impl Views<'_> {
         let (measure, p, log_p, rows) = match cause.name.as_str() {
             ERROR => (Measure::MaeRatio, look.error.welch_p, look.error.welch_log_p, look.error.rows),
             TARGET => (Measure::Ks, Some(look.target.ks_hist_p), Some(look.target.ks_hist_log_p), look.rows),
+            CLUSTERS => {
+                let column = look.clusters.as_ref();
+                let rows = column.map_or(0, |column| column.counts.iter().sum());
+                (Measure::Psi, column.map(|c| c.psi_p), column.map(|c| c.psi_log_p), rows)
+            }
             _ => {
                 let column = look.columns.iter().find(|column| Some(&column.name) == cause.column.as_ref());
                 (Measure::Psi, column.map(|c| c.psi_p), column.map(|c| c.psi_log_p), look.rows)

@@ -4,7 +4,7 @@ use crate::alert::{Alert, Change, EpisodeAlert, Level};
 use crate::baseline::Baseline;
 use crate::clock::DAY_MS;
 use crate::cloudevent::CloudEvent;
-use crate::drift::look::{ERROR, TARGET, judged_series};
+use crate::drift::look::{CLUSTERS, ERROR, TARGET, judged_series};
 use crate::spec::Spec;
 use crate::status::Episode;
 use crate::summary::Slice;
@@ -21,6 +21,10 @@ pub(crate) fn find_onset(windows: &Windows, baseline: &Baseline, spec: &Spec, ca
     match cause {
         ERROR => onset(windows.recent(), By::Error { series: judged_series(baseline) }),
         TARGET => onset(windows.recent(), By::Target { ranks: &ranks(&baseline.target.counts) }),
+        CLUSTERS => {
+            let bins = baseline.clusters.as_ref()?.counts.len();
+            onset(windows.recent(), By::Column { column: baseline.columns.len(), bins })
+        }
         _ => {
             let column = seen.column.or_else(|| spec.causes().get(cause).map(|members| members[0]))?;
             onset(windows.recent(), By::Column { column, bins: baseline.columns.get(column)?.counts.len() })
@@ -52,6 +56,7 @@ impl Teller<'_> {
         let column = seen.and_then(|seen| seen.column);
         let mut distributions = vec![];
         let mut carriers = vec![];
+        let mut features = vec![];
         let mut recommendations = vec![];
         let days = self.views.clearest(cause);
         if let (Some(baseline), Some(now), true) = (self.baseline, days.and_then(|days| self.windows.sum(days)), begins) {
@@ -63,6 +68,7 @@ impl Teller<'_> {
             let case = Case { spec, baseline, now, before_onset: &before_onset, since_onset: &since_onset };
             distributions = case.distributions(cause, |column| self.views.column_psi(column, &[days.unwrap_or(0)]));
             carriers = case.carriers(cause, column);
+            features = case.moved(cause);
             recommendations = case.recommendations(cause, column, &carriers);
         }
         let evidence = seen.map(|seen| seen.evidence.clone()).unwrap_or_default();
@@ -77,11 +83,12 @@ impl Teller<'_> {
             at_ms: self.at.at_ms,
             baseline: self.at.baseline,
             status: self.status,
-            summary: words::alert(cause, change, episode, &evidence),
+            summary: words::alert(cause, change, episode, &evidence, &features),
             onset_ms: episode.onset_ms,
             evidence,
             distributions,
             carriers,
+            features,
             recommendations,
             caveats: self.caveats.to_vec(),
         };

@@ -124,6 +124,7 @@ fn slice(hour: i64, world: World) -> Slice {
         repeats: 0,
         columns: vec![SIZES.to_vec(), hours_of_day(shown)],
         error_by: vec![error_by, vec![]],
+        spread: vec![],
         target,
         series: BTreeMap::from([("recorded".to_owned(), sums)]),
     }
@@ -144,6 +145,7 @@ fn part(whole: &Slice, partition: u32, partitions: u32) -> Slice {
         repeats: count(whole.repeats),
         columns: whole.columns.iter().map(counts).collect(),
         error_by: whole.error_by.iter().map(|row| row.iter().map(|n| sum(*n)).collect()).collect(),
+        spread: vec![],
         target: counts(&whole.target),
         series: whole.series.iter().map(|(name, sums)| (name.clone(), errors(sums))).collect(),
     }
@@ -204,6 +206,7 @@ fn baseline(version: u64, to_hour: i64) -> Baseline {
         log_offset: 0.08,
         scored_by: None,
         answers: None,
+        clusters: None,
         provisional: false,
         noise: vec![noise(1), noise(3), noise(7)],
     }

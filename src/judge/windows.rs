@@ -30,6 +30,7 @@ pub(crate) struct Sparse {
     repeats: u64,
     columns: Box<[(u16, u16, u64)]>,
     errors: Box<[(u16, u16, i128)]>,
+    spread: Box<[(u16, u64)]>,
     target: Box<[(u16, u64)]>,
     series: Box<[(String, ErrorSums)]>,
 }
@@ -46,16 +47,20 @@ fn cells<T: Copy + Default + PartialEq>(rows: &[Vec<T>]) -> Box<[(u16, u16, T)]>
     rows.iter().enumerate().flat_map(row).collect()
 }
 
+fn filled(row: &[u64]) -> Box<[(u16, u64)]> {
+    row.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bin, count)| (narrow(bin), *count)).collect()
+}
+
 impl Sparse {
     fn of(slice: &Slice) -> Self {
-        let target = slice.target.iter().enumerate().filter(|(_, count)| **count > 0);
         Self {
             rows: slice.rows,
             late: slice.late,
             repeats: slice.repeats,
             columns: cells(&slice.columns),
             errors: cells(&slice.error_by),
-            target: target.map(|(bin, count)| (narrow(bin), *count)).collect(),
+            spread: filled(&slice.spread),
+            target: filled(&slice.target),
             series: slice.series.iter().map(|(name, sums)| (name.clone(), *sums)).collect(),
         }
     }
@@ -70,6 +75,9 @@ impl Sparse {
         }
         for (column, bin, error) in &self.errors {
             sum.error_by[usize::from(*column)][usize::from(*bin)] += error;
+        }
+        for (axis, square) in &self.spread {
+            sum.spread[usize::from(*axis)] += square;
         }
         for (bin, count) in &self.target {
             sum.target[usize::from(*bin)] += count;
@@ -95,6 +103,9 @@ impl Sparse {
         }
         for (column, bin, error) in &self.errors {
             sum.error_by[usize::from(*column)][usize::from(*bin)] -= error;
+        }
+        for (axis, square) in &self.spread {
+            take(&mut sum.spread[usize::from(*axis)], *square);
         }
         for (bin, count) in &self.target {
             take(&mut sum.target[usize::from(*bin)], *count);
@@ -266,6 +277,9 @@ fn widen(sum: &mut Slice, slice: &Slice) {
     }
     widen_rows(&mut sum.columns, &slice.columns);
     widen_rows(&mut sum.error_by, &slice.error_by);
+    if sum.spread.len() < slice.spread.len() {
+        sum.spread.resize(slice.spread.len(), 0);
+    }
     if sum.target.len() < slice.target.len() {
         sum.target.resize(slice.target.len(), 0);
     }
@@ -285,6 +299,7 @@ mod tests {
             rows,
             columns: vec![counts.to_vec(), vec![rows, 0]],
             error_by: vec![vec![error, 0, 0], vec![]],
+            spread: vec![0, rows * 3],
             target: counts.to_vec(),
             series: BTreeMap::from([("recorded".to_owned(), sums)]),
             ..Slice::default()

@@ -1,6 +1,7 @@
 //! Verdicts in words: one sentence, what to do, what to keep in mind.
 
-use crate::alert::{Change, Evidence, Level, Measure};
+use crate::alert::{Change, Evidence, Level, Measure, MovedFeature};
+use crate::baseline::Baseline;
 use crate::clock::rfc3339;
 use crate::config;
 use crate::status::{Episode, JudgeState, Status};
@@ -9,7 +10,7 @@ use super::queue::Step;
 use super::sight::level_of;
 
 /// Returns what limits a verdict.
-pub(crate) fn caveats(step: &Step, state: JudgeState, gaps: &[(i64, i64)]) -> Vec<String> {
+pub(crate) fn caveats(step: &Step, state: JudgeState, gaps: &[(i64, i64)], baseline: Option<&Baseline>) -> Vec<String> {
     let mut caveats = Vec::new();
     if state == JudgeState::Uncalibrated {
         caveats.push("uncalibrated: the baseline is too short to know its own noise, so this is a warning at most".to_owned());
@@ -20,7 +21,22 @@ pub(crate) fn caveats(step: &Step, state: JudgeState, gaps: &[(i64, i64)]) -> Ve
     for (from_ms, to_ms) in gaps {
         caveats.push(format!("gap: MongoDB has forgotten what happened between {} and {}", rfc3339(*from_ms), rfc3339(*to_ms)));
     }
+    caveats.extend(baseline.and_then(no_clusters));
     caveats
+}
+
+/// Says why `clusters` is not judged, where a baseline has none.
+pub(crate) fn no_clusters(baseline: &Baseline) -> Option<String> {
+    match &baseline.clusters {
+        None => Some(format!(
+            "clusters: not judged: baseline {} was made before baselines had clusters; the next one has them",
+            baseline.version
+        )),
+        Some(clusters) if clusters.centroids.is_empty() => {
+            Some(format!("clusters: not judged: no feature varies in baseline {}", baseline.version))
+        }
+        Some(_) => None,
+    }
 }
 
 fn window(days: u32) -> String {
@@ -48,7 +64,7 @@ fn clearest(evidence: &[Evidence]) -> Option<&Evidence> {
 }
 
 /// Returns the sentence of an alert.
-pub(crate) fn alert(cause: &str, change: Change, episode: &Episode, evidence: &[Evidence]) -> String {
+pub(crate) fn alert(cause: &str, change: Change, episode: &Episode, evidence: &[Evidence], features: &[MovedFeature]) -> String {
     let what = clearest(evidence);
     let effect = what.and_then(effect).unwrap_or_else(|| "no verdict at this mark".to_owned());
     let lasted = rfc3339(episode.opened_at_ms);
@@ -61,7 +77,9 @@ pub(crate) fn alert(cause: &str, change: Change, episode: &Episode, evidence: &[
                 _ => String::new(),
             };
             let onset = episode.onset_ms.map(|ms| format!(", since about {}", rfc3339(ms))).unwrap_or_default();
-            format!("{cause} {word}: {effect} ({} above {threshold}{certainty}){onset}", episode.level.name())
+            let moved: Vec<&str> = features.iter().map(|moved| moved.feature.as_str()).collect();
+            let moved = if moved.is_empty() { String::new() } else { format!("; most of all {}, taken together", moved.join(", ")) };
+            format!("{cause} {word}: {effect} ({} above {threshold}{certainty}){onset}{moved}", episode.level.name())
         }
         Change::Resolved => format!("{cause} is quiet again: {effect}; its episode had been open since {lasted}"),
         Change::Accepted => format!("{cause} is accepted as it is now: {effect}; its episode had been open since {lasted}"),

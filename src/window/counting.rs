@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::baseline::clusters::Nearest;
 use crate::baseline::{Baseline, Bins, RECORDED};
 use crate::features::{Encoder, Place, Row, number};
 use crate::model::duration::DurationModel;
@@ -29,6 +30,8 @@ pub struct Counting {
     to_ms: i64,
     log_offset: f64,
     columns: Vec<Column>,
+    /// The last column of a slice: its bins are the clusters. `None` where the baseline has none.
+    nearest: Option<Nearest>,
     target: Vec<f64>,
     production: Option<Production>,
 }
@@ -80,6 +83,14 @@ pub enum CountingError {
         /// Names of its columns.
         columns: Vec<String>,
     },
+    /// Its clusters are not clusters of those columns.
+    #[error("the clusters of baseline {version} of {spec} do not fit its columns: it is damaged; create a baseline anew")]
+    OtherClusters {
+        /// Name of the spec.
+        spec: String,
+        /// Its version.
+        version: u64,
+    },
 }
 
 impl Counting {
@@ -103,11 +114,20 @@ impl Counting {
             };
             Column { from, bins: column.bins.len() + 3, by_category: matches!(column.bins, Bins::Values(_)) }
         });
+        let known: Vec<&crate::baseline::Column> = baseline.columns.iter().collect();
+        let nearest = match &baseline.clusters {
+            Some(clusters) => {
+                let nearest = Nearest::new(encoder, &known, clusters).ok_or(CountingError::OtherClusters { spec, version })?;
+                Some(nearest).filter(|nearest| nearest.bins() > 0)
+            }
+            None => None,
+        };
         Ok(Self {
             version,
             to_ms: baseline.to_ms,
             log_offset: baseline.log_offset,
             columns: columns.collect(),
+            nearest,
             target: baseline.target.edges.clone(),
             production: None,
         })
@@ -168,6 +188,13 @@ impl Counting {
                 errors[bin] += error_us;
             }
         }
+        if let Some(nearest) = &self.nearest {
+            let nearby = nearest.nearby(encoder, row);
+            let bin = nearest.bin(nearby);
+            slice.columns[self.columns.len()][bin] += 1;
+            slice.error_by[self.columns.len()][bin] += error_us;
+            nearest.spread(encoder, row, nearby, &mut slice.spread);
+        }
         slice.target[self.target.partition_point(|edge| *edge < outcome.actual)] += 1;
         let mut push = |series: &str, error: f64| {
             if let Some(sums) = slice.series.get_mut(series) {
@@ -189,6 +216,11 @@ impl Counting {
     fn shape(&self, slice: &mut Slice) {
         slice.columns = self.columns.iter().map(|column| vec![0; column.bins]).collect();
         slice.error_by = self.columns.iter().map(|column| vec![0; if column.by_category { column.bins } else { 0 }]).collect();
+        if let Some(nearest) = &self.nearest {
+            slice.columns.push(vec![0; nearest.bins()]);
+            slice.error_by.push(vec![0; nearest.bins()]);
+            slice.spread = vec![0; nearest.axes()];
+        }
         slice.target = vec![0; self.target.len() + 1];
     }
 }

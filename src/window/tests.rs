@@ -64,6 +64,7 @@ pub(crate) fn baseline(spec: &Spec, version: u64, to_ms: i64) -> Baseline {
         log_offset: 500.0 + shift,
         scored_by: None,
         answers: None,
+        clusters: None,
         provisional: false,
         noise: vec![],
     }

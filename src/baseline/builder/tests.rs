@@ -3,13 +3,13 @@ use crate::ticket::{FieldValue, TicketId, Transition};
 
 use super::*;
 
-const MONDAY: i64 = 15_700 * DAY_MS;
+pub(super) const MONDAY: i64 = 15_700 * DAY_MS;
 
-fn spec() -> Spec {
+pub(super) fn spec() -> Spec {
     Spec::from_toml(include_str!("../../../config/execution-tickets.toml")).unwrap()
 }
 
-fn ticket(spec: &Spec, minute: i64, actual: f64, fields: &[(&str, FieldValue)]) -> Ticket {
+pub(super) fn ticket(spec: &Spec, minute: i64, actual: f64, fields: &[(&str, FieldValue)]) -> Ticket {
     let mut all = vec![FieldValue::Missing; spec.fields.len()];
     for (name, value) in fields {
         all[spec.field(name).unwrap()] = value.clone();
@@ -28,7 +28,7 @@ fn ticket(spec: &Spec, minute: i64, actual: f64, fields: &[(&str, FieldValue)]) 
     }
 }
 
-fn text(text: &str) -> FieldValue {
+pub(super) fn text(text: &str) -> FieldValue {
     FieldValue::Text(text.to_owned())
 }
 
@@ -47,7 +47,7 @@ fn two_weeks(spec: &Spec) -> Builder {
     builder
 }
 
-fn making() -> Making<'static> {
+pub(super) fn making() -> Making<'static> {
     Making { version: 3, created_at_ms: 1_700_000_000_000, window_days: &[1, 3, 7], predecessor: None }
 }
 

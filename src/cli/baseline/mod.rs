@@ -81,7 +81,7 @@ pub struct Show {
 /// Flags of `baseline accept`.
 #[derive(Debug, Args)]
 pub struct Accept {
-    /// The cause: of the spec, `target` or `error`
+    /// The cause: of the spec, `clusters`, `target` or `error`
     #[arg(long, value_name = "NAME")]
     cause: String,
 }
@@ -246,6 +246,14 @@ fn describe(baseline: &Baseline, spec: &Spec, out: &mut Out) -> Result<(), Failu
         let verdict = if noise.windows < 4 { ", too few to know its own noise" } else { "" };
         out.line(format!("Noise      windows of {} d: {} in the data{verdict}", noise.days, noise.windows))?;
     }
+    out.line(match &baseline.clusters {
+        Some(clusters) if clusters.centroids.is_empty() => "Clusters   none: no feature varies, so they are not judged".to_owned(),
+        Some(clusters) => {
+            let counts: Vec<String> = clusters.counts.chunks(2).map(|both| both.iter().sum::<u64>().to_string()).collect();
+            format!("Clusters   {} over {} features that vary: {} tickets", counts.len(), clusters.axes.len(), counts.join(", "))
+        }
+        None => "Clusters   none: made before baselines had them, so they are not judged".to_owned(),
+    })?;
     out.line("")?;
     let rows: Vec<Vec<String>> = baseline
         .columns

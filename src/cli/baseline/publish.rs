@@ -136,6 +136,7 @@ fn is_same(a: &Baseline, b: &Baseline) -> bool {
     (a.from_ms, a.to_ms, a.rows, &a.fingerprint, &a.model) == (b.from_ms, b.to_ms, b.rows, &b.fingerprint, &b.model)
         && a.scored_by == b.scored_by
         && a.columns == b.columns
+        && a.clusters == b.clusters
         && a.target == b.target
         && a.errors == b.errors
 }
@@ -239,6 +240,7 @@ mod tests {
             log_offset: 0.0,
             scored_by: None,
             answers: None,
+            clusters: None,
             provisional: false,
             noise: vec![],
         }
