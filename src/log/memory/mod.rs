@@ -216,7 +216,7 @@ impl MemoryProducer {
             }
             state = self.shared.wait(state, give_up);
         }
-        state.commit(&self.id, transaction, &limits)
+        state.commit(&self.id, transaction, limits)
     }
 }
 
