@@ -156,14 +156,14 @@ mod tests {
     #[test]
     fn what_is_read_at_the_next_start_reaches_back_to_what_still_matters() {
         let mut events = Events { end: 3, ..Events::default() };
-        events.tell("old".to_owned(), outcome("old", "refused"), DAY_MS);
+        events.tell("unheard".to_owned(), outcome("unheard", "promoted"), DAY_MS);
         events.end = 5;
-        events.tell("unheard".to_owned(), outcome("unheard", "promoted"), 2 * DAY_MS);
+        events.tell("old".to_owned(), outcome("old", "refused"), 2 * DAY_MS);
         events.end = 8;
         events.tell("held".to_owned(), outcome("held", "held_back"), 9 * DAY_MS);
         events.applied("old");
         events.applied("held");
-        assert_eq!(events.metadata(9 * DAY_MS), r#"{"model_events":5}"#, "the registry has not heard of it");
+        assert_eq!(events.metadata(9 * DAY_MS), r#"{"model_events":3}"#, "the registry has not heard of it");
         events.applied("unheard");
         assert_eq!(events.metadata(9 * DAY_MS), r#"{"model_events":5}"#, "it is the last training");
         assert_eq!(events.last(), Some(Last { trained_ms: 2 * DAY_MS, rows_to_ms: 7 }));
