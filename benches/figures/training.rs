@@ -14,7 +14,7 @@ use super::{Figure, median, quantile};
 use crate::support;
 
 /// Tickets that are trained on.
-const TICKETS: usize = 100_000;
+const TICKETS: u32 = 100_000;
 /// Tickets that pass meanwhile, 1,000 a second.
 const PASSING: usize = 25_000;
 /// Days over which what is trained on completed.
@@ -23,10 +23,10 @@ const DAYS: i64 = 60;
 /// Flights that completed in the last days.
 fn history() -> Vec<Document> {
     let now = bson::DateTime::now().timestamp_millis();
-    let step = DAYS * 86_400_000 / TICKETS as i64;
-    let mut documents = flights(TICKETS);
+    let step = DAYS * 86_400_000 / i64::from(TICKETS);
+    let mut documents = flights(TICKETS as usize);
     for (n, document) in (1..).zip(&mut documents) {
-        document.insert("completed_at", bson::DateTime::from_millis(now - (TICKETS as i64 - n) * step));
+        document.insert("completed_at", bson::DateTime::from_millis(now - (i64::from(TICKETS) - n) * step));
     }
     documents
 }
