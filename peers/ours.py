@@ -11,9 +11,12 @@ TIDEMARK = E["TIDEMARK"]
 
 
 def start(prefix):
-    env = {**E, "MONGODB_URI": MONGO_URI, "MONGODB_DATABASE": "bench", "KAFKA_BOOTSTRAP_SERVERS": BROKERS, "TIDEMARK_HTTP_LISTEN": "", "TIDEMARK_KAFKA_PARTITIONS": "1"}
+    env = {name: value for name, value in E.items() if not name.startswith("TIDEMARK_")}
+    env |= {"MONGODB_URI": MONGO_URI, "MONGODB_DATABASE": "bench", "KAFKA_BOOTSTRAP_SERVERS": BROKERS, "TIDEMARK_HTTP_LISTEN": "", "TIDEMARK_KAFKA_PARTITIONS": "1"}
     log = open(WORK / f"{prefix}.log", "a")
-    return subprocess.Popen([TIDEMARK, "run", "--stages", "tail", "--topic-prefix", prefix, "--instance", prefix], env=env, stdout=log, stderr=subprocess.STDOUT)
+    # The spec is found from the repository's root, where the flights' folder is.
+    root = os.path.dirname(os.path.dirname(E["FLIGHTS"]))
+    return subprocess.Popen([TIDEMARK, "run", "--stages", "tail", "--topic-prefix", prefix, "--instance", prefix], env=env, cwd=root, stdout=log, stderr=subprocess.STDOUT)
 
 
 def stop(p):
@@ -31,6 +34,8 @@ def end(c, topic):
 def prepare(prefix):
     p, c = start(prefix), watcher()
     while not end(c, f"{prefix}.positions"):
+        if p.poll() is not None:
+            raise SystemExit("tidemark ended at once: " + open(WORK / f"{prefix}.log").read())
         time.sleep(0.1)
     time.sleep(0.5)
     stop(p); c.close()
