@@ -134,6 +134,13 @@ impl AnomalyModel {
         self.forest.score_rows(inputs).to_vec()
     }
 
+    /// Returns the score of one ticket's inputs, and whether that is an anomaly.
+    #[must_use]
+    pub fn score(&self, inputs: &[f32]) -> (f64, bool) {
+        let score = self.forest.score_row(inputs);
+        (score, self.forest.is_anomalous(score))
+    }
+
     /// Whether a ticket of this score is anomalous.
     #[must_use]
     pub fn is_anomalous(&self, score: f64) -> bool {
@@ -145,8 +152,7 @@ impl AnomalyModel {
     pub fn answer(&self, rules: &Rules, encoder: &Encoder, row: &Row) -> Anomaly {
         let mut inputs = Vec::with_capacity(self.card.features.len());
         write_inputs(encoder, row, &self.card.learned, &mut inputs);
-        let score = self.forest.score_row(&inputs);
-        let is_anomaly = self.is_anomalous(score);
+        let (score, is_anomaly) = self.score(&inputs);
         let (kind, sentence) = if is_anomaly {
             match rules.kind(encoder, row, &self.card.learned) {
                 Some(finding) => (Some(finding.kind), format!("Out of the ordinary: {}.", finding.sentence)),

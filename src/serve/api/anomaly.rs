@@ -1,15 +1,9 @@
 //! Whether a ticket is out of the ordinary, which kind of anomaly it is, and a sentence for a person.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::facts::Facts;
 use super::source::{Fallback, ModelName, Source};
-use crate::model::isolation::IsolationForest;
-use crate::model::onnx::decode_isolation;
-use crate::spec::Spec;
-
-/// Name of the anomaly model in the registry. Source: the contract, "Names".
-pub(super) const ANOMALY_MODEL: &str = "ticket-anomaly-detector";
 
 /// The contract's marks: a risk weight below which much is too much, and how much that is.
 const LOW_RISK: f64 = 0.5;
@@ -65,51 +59,6 @@ pub(super) struct Said {
     pub(super) score: Option<f64>,
     pub(super) kind: Option<Kind>,
     pub(super) sentence: String,
-}
-
-/// The forest, and what it needs to be asked.
-#[derive(Debug)]
-pub(super) struct AnomalyModel {
-    /// The forest.
-    pub(super) forest: IsolationForest,
-    /// What each learned feature gives each row of its table.
-    pub(super) learned: Vec<Vec<f64>>,
-}
-
-/// What of a card is read here.
-#[derive(Deserialize)]
-struct Card {
-    spec: String,
-    fingerprint: String,
-    learned: Vec<Vec<f64>>,
-}
-
-impl AnomalyModel {
-    /// Reads a model's file, which may come from anyone.
-    ///
-    /// # Errors
-    /// What is wrong with it, in words.
-    pub(super) fn from_bytes(bytes: &[u8], spec: &Spec) -> Result<Self, String> {
-        let decoded = decode_isolation(bytes).map_err(|error| error.to_string())?;
-        let card = decoded.labels.metadata.get("card").ok_or("the model's file has no card: it was not made by tidemark")?;
-        let card: Card = serde_json::from_str(card).map_err(|error| format!("the model's card cannot be read: {error}"))?;
-        if card.spec != spec.name || card.fingerprint != spec.fingerprint() {
-            return Err(format!("the model was made for spec {} ({}): train one for this spec", card.spec, card.fingerprint));
-        }
-        let fits = decoded.forest.features() == spec.features.len()
-            && card.learned.len() == spec.features.len()
-            && card.learned.iter().flatten().all(|value| value.is_finite());
-        if !fits {
-            return Err("the model's features are not the spec's: train one for this spec".to_owned());
-        }
-        Ok(Self { forest: decoded.forest, learned: card.learned })
-    }
-
-    /// Returns a row's score, and whether that is an anomaly.
-    pub(super) fn score(&self, inputs: &[f32]) -> (f64, bool) {
-        let score = self.forest.score_row(inputs);
-        (score, self.forest.is_anomalous(score))
-    }
 }
 
 /// Decides: `scored` is the forest's score and flag, without a model the rules flag. `None` when nobody can say anything.

@@ -262,7 +262,7 @@ fn no_request_is_dropped_while_versions_are_swapped() {
 
 #[test]
 fn an_anomaly_model_in_production_flags_and_the_rules_name_the_kind() {
-    use crate::model::onnx::{Labels, encode_isolation};
+    use crate::model::anomaly::{AnomalyModel, Card};
     use crate::model::tree::{Node, Tree};
     let spec = spec();
     // Rows of more than 3 retries end after one step, all others after twenty.
@@ -270,12 +270,20 @@ fn an_anomaly_model_in_production_flags_and_the_rules_name_the_kind() {
     let split = Node::Split { feature: retries, threshold: 3.0, left: 1, right: 2 };
     let tree = Tree::new(&[split, Node::Leaf { value: 20.0 }, Node::Leaf { value: 1.0 }], spec.features.len()).unwrap();
     let forest = crate::model::isolation::IsolationForest::new(vec![tree], spec.features.len(), 256, 0.6);
-    let learned: Vec<Vec<f64>> = constant(&spec, 1.0).card().learned.clone();
-    let card = json!({ "spec": spec.name, "fingerprint": spec.fingerprint(), "learned": learned }).to_string();
-    let labels = Labels { input: "features".into(), output: "score".into(), metadata: BTreeMap::from([("card".to_owned(), card)]) };
+    let card = Card {
+        spec: spec.name.clone(),
+        fingerprint: spec.fingerprint(),
+        features: spec.features.iter().map(|feature| feature.name.clone()).collect(),
+        learned: constant(&spec, 1.0).card().learned.clone(),
+        contamination: 0.05,
+        precision: None,
+        data_ms: (0, 1),
+        rows: 1,
+    };
+    let file = AnomalyModel::new(forest, card).to_bytes().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let registry = LocalRegistry::new(folder.path());
-    registry.promote(ANOMALY, publish(&registry, ANOMALY, encode_isolation(&forest, &labels).unwrap()), "test").unwrap();
+    registry.promote(ANOMALY, publish(&registry, ANOMALY, file), "test").unwrap();
     let service = Service::start(&config(), Some(Arc::new(registry)));
     service.says("anomaly-model", "version 1 answers");
     let (_, answer) = service

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::anomaly::{self, ANOMALY_MODEL, AnomalyAnswer, AnomalyModel};
+use super::anomaly::{self, AnomalyAnswer};
 use super::duration::{self, DurationAnswer, Interval, LEAST_MS};
 use super::facts::{FactPlaces, Facts};
 use super::follow::Followed;
@@ -13,6 +13,7 @@ use super::problem::Problem;
 use super::source::{Fallback, ModelName, Source};
 use crate::baseline::Cell;
 use crate::features::{Encoder, Row};
+use crate::model::anomaly::AnomalyModel;
 use crate::model::duration::{DurationModel, write_inputs};
 use crate::registry::Registry;
 use crate::spec::Spec;
@@ -68,9 +69,10 @@ impl Tickets {
         every: Duration,
     ) -> std::io::Result<Self> {
         let decode = |bytes: &[u8], spec: &Spec| DurationModel::from_bytes(bytes, spec).map_err(|error| error.to_string());
+        let decode_anomaly = |bytes: &[u8], spec: &Spec| AnomalyModel::from_bytes(bytes, spec).map_err(|error| error.to_string());
         let models = Arc::new(Models {
             duration: Followed::new(&self.spec.model, "model", decode),
-            anomaly: Followed::new(ANOMALY_MODEL, "anomaly-model", AnomalyModel::from_bytes),
+            anomaly: Followed::new(self.spec.anomaly_model(), "anomaly-model", decode_anomaly),
         });
         self.models = Some(Arc::clone(&models));
         let Some(registry) = registry else {
@@ -175,14 +177,14 @@ impl Tickets {
         // Without a forest the means of the duration model are better than the defaults.
         let other = self.models.as_ref().and_then(|models| models.duration.current());
         let learned = match (&current, &other) {
-            (Some(current), _) => Some(current.model.learned.as_slice()),
+            (Some(current), _) => Some(current.model.card().learned.as_slice()),
             (None, Some(other)) => Some(other.model.card().learned.as_slice()),
             (None, None) => None,
         };
         let facts = self.facts(learned, &ticket);
         let scored = current.as_ref().map(|current| {
             let mut inputs = Vec::with_capacity(self.spec.features.len());
-            write_inputs(&self.encoder, &ticket.row, &current.model.learned, &mut inputs);
+            write_inputs(&self.encoder, &ticket.row, &current.model.card().learned, &mut inputs);
             current.model.score(&inputs)
         });
         let said = anomaly::decide(scored, facts.as_ref()).ok_or_else(|| Self::unanswerable(place))?;
@@ -195,7 +197,7 @@ impl Tickets {
             sentence: said.sentence,
             source: if current.is_some() { Source::Model } else { Source::Rules },
             fallback: current.is_none().then(|| self.fallback()),
-            model: current.map(|current| ModelName { name: ANOMALY_MODEL.to_owned(), version: current.version }),
+            model: current.map(|current| ModelName { name: self.spec.anomaly_model().to_owned(), version: current.version }),
         })
     }
 }
