@@ -11,7 +11,6 @@ use crate::model::duration::tests::constant;
 use crate::model::duration::{DurationModel, MODEL_FILE};
 use crate::registry::{Lineage, LocalRegistry, Publication};
 
-const ANOMALY: &str = "ticket-anomaly-detector";
 
 struct Service {
     server: Option<Server>,
@@ -21,9 +20,12 @@ struct Service {
 
 impl Service {
     fn start(config: &Config, registry: Option<Arc<dyn Registry>>) -> Self {
+        Self::of(&spec(), config, registry)
+    }
+
+    fn of(spec: &Arc<Spec>, config: &Config, registry: Option<Arc<dyn Registry>>) -> Self {
         let (stop, health) = (Stop::default(), Health::default());
-        let spec = spec();
-        let serving = Serving { config, spec: &spec, registry, stop: &stop, health: &health };
+        let serving = Serving { config, spec, registry, stop: &stop, health: &health };
         let handle = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
         let server = start(&serving, handle).unwrap();
         Self { server: Some(server), stop, health }
@@ -264,7 +266,9 @@ fn no_request_is_dropped_while_versions_are_swapped() {
 fn an_anomaly_model_in_production_flags_and_the_rules_name_the_kind() {
     use crate::model::anomaly::{AnomalyModel, Card};
     use crate::model::tree::{Node, Tree};
-    let spec = spec();
+    let own = "an-anomaly-model-of-its-own";
+    let anomaly = crate::spec::Anomaly { model: own.to_owned(), label: None, anomalous: Vec::new() };
+    let spec = Arc::new(Spec { anomaly: Some(anomaly), ..Spec::clone(&spec()) });
     // Rows of more than 3 retries end after one step, all others after twenty.
     let retries = u16::try_from(spec.features.iter().position(|feature| feature.name == "retry_count").unwrap()).unwrap();
     let split = Node::Split { feature: retries, threshold: 3.0, left: 1, right: 2 };
@@ -283,8 +287,8 @@ fn an_anomaly_model_in_production_flags_and_the_rules_name_the_kind() {
     let file = AnomalyModel::new(forest, card).to_bytes().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let registry = LocalRegistry::new(folder.path());
-    registry.promote(ANOMALY, publish(&registry, ANOMALY, file), "test").unwrap();
-    let service = Service::start(&config(), Some(Arc::new(registry)));
+    registry.promote(own, publish(&registry, own, file), "test").unwrap();
+    let service = Service::of(&spec, &config(), Some(Arc::new(registry)));
     service.says("anomaly-model", "version 1 answers");
     let (_, answer) = service
         .ask("anomaly", r#"{"tickets": [{"retry_count": 4}, {"retry_count": 3, "required_capabilities": [1,2,3,4,5,6,7,8,9,10,11]}]}"#);
