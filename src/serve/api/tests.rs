@@ -11,7 +11,6 @@ use crate::model::duration::tests::constant;
 use crate::model::duration::{DurationModel, MODEL_FILE};
 use crate::registry::{Lineage, LocalRegistry, Publication};
 
-
 struct Service {
     server: Option<Server>,
     stop: Stop,
