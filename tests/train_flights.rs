@@ -107,8 +107,9 @@ fn an_archived_version_ends_the_story_when_the_old_world_returns() {
 #[test]
 fn inputs_that_changed_without_the_error_are_accepted_and_nothing_is_promoted() {
     let (frame, onset_ms) = (&*TURNED, at("2013-04-10"));
-    let now_ms = onset_ms + 7 * DAY_MS;
-    let production = trained(frame, 1, onset_ms);
+    let now_ms = onset_ms + 3 * DAY_MS;
+    // Its hold-out is the week after the onset: it was trained on all that came before.
+    let production = trained(frame, 1, onset_ms + 7 * DAY_MS);
     let cause = Cause::Drift { onset_ms, error_is_over: false };
     let trial = trial(frame, &spec(), &request(cause, now_ms), Some(&production), &[]).unwrap();
     told(&trial, &next_week(frame, &trial, now_ms));

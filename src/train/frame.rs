@@ -90,7 +90,7 @@ impl Collecting {
         self.encoder.encode(&ticket.fields, &mut self.row);
         let (completed_at_ms, actual, predicted) = (ticket.completed_at_ms, ticket.actual, ticket.predicted);
         let outcome = Outcome { completed_at_ms, actual, predicted, predicted_by: crate::window::predicted_by(ticket), late: false };
-        self.rows.push(&self.encoder, &self.row, outcome, 0);
+        self.rows.push(&self.encoder, &self.row, outcome);
         if let Some(label) = &self.label {
             self.labels.push(label.of(&ticket.fields[label.field]));
         }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::counting::{Counting, CountingError, Outcome};
 pub(crate) use self::rows::Rows;
-pub use self::rows::{ACTUAL, COMPLETED_AT, FIELD, IDENTITY, LATE, PREDICTED, PREDICTED_BY};
+pub use self::rows::{ACTUAL, COMPLETED_AT, FIELD, LATE, PREDICTED, PREDICTED_BY};
 use crate::clock::HOUR_MS;
 use crate::features::{Encoder, Row};
 use crate::summary::Slice;
@@ -180,7 +180,7 @@ impl Window {
     pub fn bytes(&self) -> usize {
         let fields = self.encoder.code_fields().len() + self.encoder.number_fields().len() * 8;
         let identities: usize = self.slices.values().map(|held| held.seen.capacity() * 10).sum();
-        self.rows * (fields + 33) + identities
+        self.rows * (fields + 29) + identities
     }
 
     /// Takes a ticket.
@@ -213,7 +213,7 @@ impl Window {
         held.changed = true;
         let scored = count(self.counting.as_deref(), &self.encoder, &self.row, outcome, &mut held.counts);
         if let Some(rows) = &mut held.rows {
-            rows.push(&self.encoder, &self.row, outcome, identity);
+            rows.push(&self.encoder, &self.row, outcome);
             self.rows += 1;
         }
         Pushed::New { late, opened, scored }

@@ -2,7 +2,6 @@
 
 use polars::prelude::{
     BooleanChunked, Column, DataFrame, Float64Chunked, Int64Chunked, IntoColumn, NewChunkedArray, UInt8Chunked, UInt32Chunked,
-    UInt64Chunked,
 };
 
 use super::counting::Outcome;
@@ -17,8 +16,6 @@ pub const COMPLETED_AT: &str = "completed_at";
 pub const ACTUAL: &str = "actual";
 /// Column of the ticket's own prediction.
 pub const PREDICTED: &str = "predicted";
-/// Column of the identity: a hash of id and completion.
-pub const IDENTITY: &str = "identity";
 /// Column that tells whether the ticket came after its slice's mark.
 pub const LATE: &str = "late";
 /// Column of the version of the model that made the ticket's own prediction; 0 where it does not say.
@@ -41,16 +38,15 @@ struct Other {
     actual: f64,
     predicted: f64,
     predicted_by: u32,
-    identity: u64,
     late: bool,
 }
 
 impl Rows {
-    pub(crate) fn push(&mut self, encoder: &Encoder, row: &Row, outcome: Outcome, identity: u64) {
+    pub(crate) fn push(&mut self, encoder: &Encoder, row: &Row, outcome: Outcome) {
         self.codes.extend_from_slice(&row.codes);
         self.numbers.extend_from_slice(&row.numbers);
         let Outcome { completed_at_ms, actual, predicted, predicted_by, late } = outcome;
-        self.others.push(Other { completed_at_ms, actual, predicted: stored(predicted), predicted_by, identity, late });
+        self.others.push(Other { completed_at_ms, actual, predicted: stored(predicted), predicted_by, late });
         if self.others.len() >= BATCH_ROWS {
             self.freeze(encoder);
         }
@@ -89,7 +85,7 @@ impl Rows {
     fn freeze(&mut self, encoder: &Encoder) {
         let rows = self.others.len();
         let (codes, numbers) = (encoder.code_fields().len(), encoder.number_fields().len());
-        let mut columns: Vec<Column> = Vec::with_capacity(codes + numbers + 6);
+        let mut columns: Vec<Column> = Vec::with_capacity(codes + numbers + 5);
         for (at, name) in encoder.code_fields().enumerate() {
             let values: Vec<u8> = self.codes[at..].iter().step_by(codes).copied().collect();
             columns.push(UInt8Chunked::from_vec(format!("{FIELD}{name}").into(), values).into_column());
@@ -107,8 +103,6 @@ impl Rows {
         columns.push(Float64Chunked::from_iter_options(PREDICTED.into(), predicted).into_column());
         let by: Vec<u32> = others.iter().map(|other| other.predicted_by).collect();
         columns.push(UInt32Chunked::from_vec(PREDICTED_BY.into(), by).into_column());
-        let identity: Vec<u64> = others.iter().map(|other| other.identity).collect();
-        columns.push(UInt64Chunked::from_vec(IDENTITY.into(), identity).into_column());
         columns.push(BooleanChunked::from_iter_values(LATE.into(), others.iter().map(|other| other.late)).into_column());
         let more = DataFrame::new(rows, columns).expect("every column has one value a row, and a name of its own");
         match &mut self.frame {
@@ -117,9 +111,8 @@ impl Rows {
                 frame.vstack_mut_owned(more).expect("both frames were made here, from one spec");
             }
         }
-        self.codes.clear();
-        self.numbers.clear();
-        self.others.clear();
+        // Most slices get no further row: what they kept room for would be as large as the rows themselves.
+        (self.codes, self.numbers, self.others) = Default::default();
     }
 }
 
@@ -149,7 +142,7 @@ impl<'a> Columns<'a> {
             actual: number(other + 1),
             predicted: number(other + 2),
             predicted_by: Box::new(columns[other + 3].u32().expect(TYPED).iter()),
-            late: Box::new(columns[other + 5].bool().expect(TYPED).iter()),
+            late: Box::new(columns[other + 4].bool().expect(TYPED).iter()),
         }
     }
 
