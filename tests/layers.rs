@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &[
         "clock",
+        "threads",
         "config",
         "spec",
         "ticket",
@@ -39,7 +40,7 @@ const LAYERS: &[&[&str]] = &[
 const PURE: &[&str] = &["features", "drift", "window", "summary", "baseline"];
 /// What no pure module may name.
 const EFFECTS: &[&str] =
-    &["tokio", "rdkafka", "mongodb", "reqwest", "std::fs", "std::thread", "std::time", "crate::clock::now", "crate::log", "crate::stage"];
+    &["tokio", "rdkafka", "mongodb", "reqwest", "std::fs", "std::thread", "std::time", "crate::clock::now", "crate::threads", "crate::log", "crate::stage"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
