@@ -53,15 +53,17 @@ fn unchained(log: &MemoryLog, topic: &str, partition: u32, faults: &mut Vec<Stri
     all
 }
 
-/// Takes out what a switch of the baseline, which may come anywhere, leaves in `tickets`.
-fn without_switch(script: &Script, all: Vec<Delivered>) -> Vec<Bare> {
-    if script.switch == Switch::Never {
-        return all.iter().map(bare).collect();
-    }
-    let kept = all.iter().filter(|record| record.header(KIND) != Some(b"baseline"));
+/// Takes out what may differ from run to run: a chain's name, and what a switch of the baseline, which may come anywhere, leaves.
+fn comparable(script: &Script, all: Vec<Delivered>) -> Vec<Bare> {
+    let is_never = script.switch == Switch::Never;
+    let kept = all.iter().filter(|record| is_never || record.header(KIND) != Some(b"baseline"));
     kept.map(|record| {
         let mut record = bare(record);
-        if record.2.iter().any(|(name, value)| name == KIND && value.as_ref() == b"mark")
+        if record.2.iter().any(|(name, value)| name == KIND && value.as_ref() == b"chain-start") {
+            record.1 = None;
+        }
+        if !is_never
+            && record.2.iter().any(|(name, value)| name == KIND && value.as_ref() == b"mark")
             && let Ok(Control::Mark(mark)) = serde_json::from_slice(record.1.as_deref().unwrap_or_default())
         {
             record.1 = serde_json::to_vec(&Control::Mark(tidemark::ticket::Mark { baseline: None, ..mark })).ok();
@@ -83,7 +85,7 @@ pub(crate) fn clean(script: &Arc<Script>) -> Result<Clean, Vec<String>> {
     let mut faults = outcome.violations;
     let topics = Topics::new("tidemark");
     let partitions = 0..script.config.kafka.partitions;
-    let tickets = partitions.clone().map(|partition| without_switch(script, unchained(&outcome.log, &topics.tickets, partition, &mut faults)));
+    let tickets = partitions.clone().map(|partition| comparable(script, unchained(&outcome.log, &topics.tickets, partition, &mut faults)));
     let tickets: Vec<Vec<Bare>> = tickets.collect();
     let dead = partitions.map(|partition| unchained(&outcome.log, &topics.dead_letters, partition, &mut faults).iter().map(bare).collect());
     let dead = dead.collect();
@@ -120,7 +122,7 @@ pub(crate) fn faults(script: &Arc<Script>, log: &MemoryLog, clean: &Clean) -> Ve
                 its.get(at)
             ));
         }
-        faults.extend(differ(&format!("tickets[{number}]"), &without_switch(script, all), &clean.tickets[number as usize]));
+        faults.extend(differ(&format!("tickets[{number}]"), &comparable(script, all), &clean.tickets[number as usize]));
         let dead = unchained(log, &topics.dead_letters, number, &mut faults);
         let its: Vec<Bare> = dead.iter().map(bare).collect();
         faults.extend(differ(&format!("dead-letters[{number}]"), &its, &clean.dead[number as usize]));

@@ -9,24 +9,133 @@ mod draw;
 mod plan;
 mod run;
 mod script;
+mod seeds;
 mod turns;
 mod world;
 
-use std::sync::Arc;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use crate::plan::Plan;
-use crate::script::Script;
+use crate::seeds::{SHARE, Scenario, simulate, story};
 
-fn main() {
-    let script = Arc::new(Script::drawn(1, 200));
-    for _ in 0..2 {
-        let begun = std::time::Instant::now();
-        let outcome = run::run(&script, &Plan::calm(), &[0, 1, 2], run::empty_log(&script), 5, true);
-        println!("{:?} {:?} {:?}", outcome.traced, outcome.violations, begun.elapsed());
-        println!("{}", outcome.story.iter().take(40).cloned().collect::<Vec<_>>().join("\n"));
-        let topics = tidemark::topics::Topics::new("tidemark");
-        for topic in [&topics.status, &topics.alerts, &topics.summaries, &topics.retraining_triggers, &topics.positions] {
-            println!("{topic} {}", run::records(&outcome.log, topic, 0).len());
+/// Seeds that the test runs.
+const TEST_SEEDS: u64 = 2_000;
+/// Stories that are told of one run; of the other violations only the seed.
+const STORIES: usize = 5;
+
+/// What is asked for.
+struct Asked {
+    first: u64,
+    count: u64,
+    jobs: usize,
+}
+
+fn main() -> ExitCode {
+    let mut asked = Asked { first: 0, count: TEST_SEEDS, jobs: std::thread::available_parallelism().map_or(1, usize::from) };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next().and_then(|number| number.parse::<u64>().ok());
+        let is_fine = match argument.as_str() {
+            "--seed" => number().map(|number| asked.first = number).is_some(),
+            "--count" => number().map(|number| asked.count = number).is_some(),
+            "--jobs" => number().map(|number| asked.jobs = usize::try_from(number).unwrap().max(1)).is_some(),
+            // cargo's own way to choose tests by name.
+            name if !name.starts_with("--") => {
+                if "simulation".contains(name) {
+                    continue;
+                }
+                return ExitCode::SUCCESS;
+            }
+            "--list" => return ExitCode::SUCCESS,
+            _ => true,
+        };
+        if !is_fine {
+            println!("{argument} takes a number");
+            return ExitCode::from(2);
         }
     }
+    if !replays(asked.first) {
+        return ExitCode::FAILURE;
+    }
+    let violations = all(&asked);
+    println!("{} seeds, {violations} violations", asked.count);
+    if violations > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether seeds replay exactly: without that no other seed means anything.
+fn replays(first: u64) -> bool {
+    for seed in first..first + 3 {
+        let traces: Vec<_> = (0..2).filter_map(|_| Scenario::of(seed).ok()).map(|scenario| simulate(&scenario, seed).traced).collect();
+        if traces.len() == 2 && traces[0] != traces[1] {
+            println!("seed {seed} does not replay: {traces:?}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Runs all seeds; returns how many violate something.
+fn all(asked: &Asked) -> u64 {
+    let (first, end) = (asked.first, asked.first + asked.count);
+    let begun = Instant::now();
+    let (next, done, turns) = (AtomicU64::new(first / SHARE), AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..asked.jobs {
+            scope.spawn(|| {
+                loop {
+                    let share = next.fetch_add(1, Ordering::Relaxed);
+                    let seeds = (share * SHARE).max(first)..((share + 1) * SHARE).min(end);
+                    if seeds.start >= end {
+                        return;
+                    }
+                    for (seed, violations) in one_share(seeds, &done, &turns) {
+                        println!("seed {seed} violates: {}", violations[0].lines().next().unwrap_or_default());
+                        failed.lock().unwrap().push(seed);
+                    }
+                    let so_far = done.load(Ordering::Relaxed);
+                    if so_far % 1_000 < SHARE && so_far >= SHARE {
+                        let seconds = begun.elapsed().as_secs_f64();
+                        let rate = so_far as f64 / seconds;
+                        let violations = failed.lock().unwrap().len();
+                        println!("{so_far} of {} seeds, {rate:.0} a second, {violations} violations", asked.count);
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_unstable();
+    for seed in failed.iter().take(STORIES) {
+        match story(*seed) {
+            Ok(story) => println!("{story}"),
+            Err(faults) => println!("seed {seed}, without any mishap: {}", faults.join("\n")),
+        }
+    }
+    let per_seed = turns.load(Ordering::Relaxed) / asked.count.max(1);
+    println!("{:.1} s, {per_seed} turns a seed", begun.elapsed().as_secs_f64());
+    failed.len() as u64
+}
+
+/// Runs the seeds of one scenario; returns those that violate something.
+fn one_share(seeds: std::ops::Range<u64>, done: &AtomicU64, turns: &AtomicU64) -> Vec<(u64, Vec<String>)> {
+    let mut failed = Vec::new();
+    let scenario = Scenario::of(seeds.start);
+    for seed in seeds {
+        match &scenario {
+            Ok(scenario) => {
+                debug_assert!(scenario.is_of(seed));
+                let came = simulate(scenario, seed);
+                turns.fetch_add(came.traced.1, Ordering::Relaxed);
+                if !came.violations.is_empty() {
+                    failed.push((seed, came.violations));
+                }
+            }
+            Err(faults) => failed.push((seed, faults.clone())),
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    failed
 }

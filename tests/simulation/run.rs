@@ -1,6 +1,5 @@
 //! One simulation: the stages' own code, as many processes as the plan has, over the log in memory.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tidemark::topics::Topics;
 use tidemark::{judge, tail, watch};
 
 use crate::plan::{Mishap, Plan, STAGES};
-use crate::script::{Script, ScriptedSource, Switch, baseline};
+use crate::script::{Script, ScriptedSource, Switch};
 use crate::turns::Turns;
 use crate::world::{Line, World};
 
@@ -39,16 +38,16 @@ pub(crate) struct Outcome {
     pub(crate) story: Vec<String>,
 }
 
-/// Returns every committed record of a topic's partition.
+/// Returns the committed records of a topic's partition, up to the first transaction that is open.
 pub(crate) fn records(log: &MemoryLog, topic: &str, partition: u32) -> Vec<Delivered> {
-    let (mut reader, mut records) = (log.reader().unwrap(), Vec::new());
-    let bounds = reader.bounds(topic, partition).unwrap();
-    let mut keep = |record| {
-        records.push(record);
-        ControlFlow::Continue(())
-    };
-    reader.read(topic, partition, bounds.low, bounds.end, &mut keep).unwrap();
-    records
+    let (mut follower, mut records) = (log.follow(topic, &[]).unwrap(), Vec::new());
+    loop {
+        let some = follower.poll(Duration::ZERO).unwrap();
+        if some.is_empty() {
+            return records;
+        }
+        records.extend(some.into_iter().filter(|record| record.partition == partition));
+    }
 }
 
 /// Returns an empty log with the topics of a script.
@@ -103,7 +102,7 @@ impl Run<'_> {
         let (stop, health) = (Stop::default(), Health::default());
         self.world.turns.tell(|| format!("process {number} begins"));
         for &stage in self.stages {
-            let line = Line { world: Arc::clone(&self.world), process: threads, number, stage };
+            let line = Line { world: Arc::clone(&self.world), number, stage };
             let mut config = self.script.config.clone();
             config.instance = format!("i{number}");
             let context = Context {
@@ -136,7 +135,11 @@ impl Run<'_> {
         let mut due = agenda(plan, self.script);
         due.sort_by_key(|(at, _)| *at);
         let mut due = std::collections::VecDeque::from(due);
-        let end = due.back().map_or(Duration::ZERO, |(at, _)| *at).max(self.script.length());
+        let pauses = plan.mishaps.iter().filter_map(|mishap| match mishap {
+            Mishap::Pause { at_ms, for_ms, .. } | Mishap::Away { at_ms, for_ms, .. } => Some(Duration::from_millis(at_ms + for_ms)),
+            _ => None,
+        });
+        let end = due.back().map(|(at, _)| *at).into_iter().chain(pauses).fold(self.script.length(), Duration::max);
         let mut complete_at = None;
         let turns = Arc::clone(&self.world.turns);
         loop {
@@ -149,7 +152,8 @@ impl Run<'_> {
             if !self.ends.lock().unwrap().is_empty() || !turns.panics().is_empty() {
                 return;
             }
-            if complete_at.is_none() && due.is_empty() && self.is_complete() {
+            let is_over = due.is_empty() && (self.script.errors.is_none() || now > end + SESSION);
+            if complete_at.is_none() && is_over && self.is_complete() {
                 turns.tell(|| "all is judged".to_owned());
                 complete_at = Some(now);
             }
@@ -239,6 +243,12 @@ impl Run<'_> {
         }
         if !self.stages.contains(&2) {
             return true;
+        }
+        if let Some(errors) = self.script.errors {
+            let partitions = 0..self.script.config.kafka.partitions;
+            if partitions.map(|partition| records(log, &self.topics.prediction_errors, partition).len()).sum::<usize>() < errors {
+                return false;
+            }
         }
         let Some(mark) = last_mark(log, &self.topics) else { return true };
         let statuses = records(log, &self.topics.status, 0);
@@ -344,7 +354,3 @@ pub(crate) fn copy(script: &Script, from: &MemoryLog) -> MemoryLog {
     to
 }
 
-/// The baseline that both know from the beginning.
-pub(crate) fn first_baseline() {
-    drop(baseline(1));
-}

@@ -56,6 +56,8 @@ pub(crate) struct Script {
     releases: Vec<Duration>,
     /// What has to be in `tickets`, in order: key, completion, commit.
     pub(crate) tickets: Vec<(Vec<u8>, i64, Option<(u32, u32)>)>,
+    /// How many prediction errors come of them at the least; `None` when the last mark tells that all are there.
+    pub(crate) errors: Option<usize>,
     /// The details of the dead letters, each of which tells one.
     pub(crate) dead: Vec<String>,
 }
@@ -165,6 +167,8 @@ fn completions(draw: &mut Draw, slice_ms: i64, most: usize) -> Vec<Completion> {
             } else {
                 ticket(draw, &format!("T{number}"), completed_at_ms, (odd_from..odd_to).contains(&slice))
             };
+            // Nothing is committed before it completes.
+            let commit_ms = commit_ms.max(its.completed_at_ms);
             known.push(its.clone());
             all.push(Completion { at_ms, commit_ms, what: What::Ticket(its) });
         }
@@ -220,7 +224,8 @@ impl Script {
         let count = u32::try_from(events.len()).unwrap();
         let releases = (0..count).map(|nth| Duration::from_millis(span_ms) * nth / count).collect();
         let (tickets, dead) = truth(&events);
-        Self { config, spec: spec(), switch, kind, events, states, releases, tickets, dead }
+        let errors = (kind == Kind::Replay).then(|| events.iter().filter_map(predicted).collect::<BTreeSet<_>>().len());
+        Self { config, spec: spec(), switch, kind, events, states, releases, tickets, errors, dead }
     }
 
     /// Returns where the position stands when all is read.
@@ -262,7 +267,7 @@ fn streamed(draw: &mut Draw, all: Vec<Completion>, history: usize, end_ms: i64) 
     for (nth, completion) in (0..).zip(all) {
         let second = seconds(completion.commit_ms);
         // Several tickets of one transaction share a cluster time.
-        let shares = last.0 == second && draw.chance(50) || last.0 != 0 && draw.chance(10);
+        let shares = second <= last.0 + 5 && draw.chance(50);
         if !shares {
             increment = if last.0 == second.max(last.0) { increment + 1 } else { 1 };
         }
@@ -324,6 +329,12 @@ fn states(begin: (Place, Option<HistoryPlace>), events: &[Event]) -> Vec<(Place,
         states.push((place, history));
     }
     states
+}
+
+/// Returns which completion an event is, if a prediction error comes of it: a window counts one once.
+fn predicted(event: &Event) -> Option<(Vec<u8>, i64)> {
+    let Event::Ticket { normalised: Normalised::Completed(ticket), .. } = event else { return None };
+    ticket.predicted.map(|_| (ticket.id.key().into_owned(), ticket.completed_at_ms))
 }
 
 type Truth = (Vec<(Vec<u8>, i64, Option<(u32, u32)>)>, Vec<String>);

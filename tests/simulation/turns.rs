@@ -201,11 +201,6 @@ impl Turns {
         self.core().seats[SEAT.get()].killed
     }
 
-    /// The driver has something to look at.
-    pub(crate) fn call_driver(&self) {
-        self.changed_of(DRIVER);
-    }
-
     /// The driver waits until it is called, or `until`.
     pub(crate) fn drive(&self, until: Duration) {
         self.wait_for(DRIVER, Some(until));

@@ -99,7 +99,6 @@ impl World {
 #[derive(Clone)]
 pub(crate) struct Line {
     pub(crate) world: Arc<World>,
-    pub(crate) process: usize,
     /// The process's number among the plan's, for a guest beyond them.
     pub(crate) number: usize,
     pub(crate) stage: usize,
