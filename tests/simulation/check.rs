@@ -12,6 +12,7 @@ use tidemark::topics::Topics;
 use crate::plan::Plan;
 use crate::run::{copy, empty_log, records, run};
 use crate::script::{Script, Switch};
+use crate::world::Tally;
 
 /// A record without what differs from run to run.
 type Bare = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<Header>);
@@ -170,6 +171,21 @@ fn derived(script: &Arc<Script>, log: &MemoryLog, topics: &Topics, faults: &mut 
         faults.extend(differ(topic, &got, &wanted));
     }
     episodes(log, topics, faults);
+}
+
+/// Counts what was judged.
+pub(crate) fn judged(log: &MemoryLog, tally: &mut Tally) {
+    let topics = Topics::new("tidemark");
+    let mut count = |name, number: usize| *tally.entry(name).or_default() += number as u64;
+    let alerts = records(log, &topics.alerts, 0);
+    let of = |kind: &str| {
+        let is = |record: &&Delivered| record.header("ce_type").is_some_and(|its| String::from_utf8_lossy(its).contains(kind));
+        alerts.iter().filter(is).count()
+    };
+    count("episodes opened", of("opened"));
+    count("episodes resolved", of("resolved"));
+    count("trigger records", records(log, &topics.retraining_triggers, 0).len());
+    count("verdicts", records(log, &topics.status, 0).len());
 }
 
 fn is_of_watch((_, value, headers): &Bare) -> Option<Vec<u8>> {

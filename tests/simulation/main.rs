@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::seeds::{SHARE, Scenario, simulate, story};
+use crate::world::Tally;
 
 /// Seeds that the test runs.
 const TEST_SEEDS: u64 = 2_000;
@@ -80,7 +81,7 @@ fn replays(first: u64) -> bool {
 fn all(asked: &Asked) -> u64 {
     let (first, end) = (asked.first, asked.first + asked.count);
     let begun = Instant::now();
-    let (next, done, turns) = (AtomicU64::new(first / SHARE), AtomicU64::new(0), AtomicU64::new(0));
+    let (next, done, tally) = (AtomicU64::new(first / SHARE), AtomicU64::new(0), Mutex::new(Tally::new()));
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..asked.jobs {
@@ -91,7 +92,7 @@ fn all(asked: &Asked) -> u64 {
                     if seeds.start >= end {
                         return;
                     }
-                    for (seed, violations) in one_share(seeds, &done, &turns) {
+                    for (seed, violations) in one_share(seeds, &done, &tally) {
                         println!("seed {seed} violates: {}", violations[0].lines().next().unwrap_or_default());
                         failed.lock().unwrap().push(seed);
                     }
@@ -114,13 +115,15 @@ fn all(asked: &Asked) -> u64 {
             Err(faults) => println!("seed {seed}, without any mishap: {}", faults.join("\n")),
         }
     }
-    let per_seed = turns.load(Ordering::Relaxed) / asked.count.max(1);
-    println!("{:.1} s, {per_seed} turns a seed", begun.elapsed().as_secs_f64());
+    for (name, number) in tally.into_inner().unwrap() {
+        println!("{number:>9} {name}");
+    }
+    println!("{:.1} s", begun.elapsed().as_secs_f64());
     failed.len() as u64
 }
 
 /// Runs the seeds of one scenario; returns those that violate something.
-fn one_share(seeds: std::ops::Range<u64>, done: &AtomicU64, turns: &AtomicU64) -> Vec<(u64, Vec<String>)> {
+fn one_share(seeds: std::ops::Range<u64>, done: &AtomicU64, tally: &Mutex<Tally>) -> Vec<(u64, Vec<String>)> {
     let mut failed = Vec::new();
     let scenario = Scenario::of(seeds.start);
     for seed in seeds {
@@ -128,7 +131,10 @@ fn one_share(seeds: std::ops::Range<u64>, done: &AtomicU64, turns: &AtomicU64) -
             Ok(scenario) => {
                 debug_assert!(scenario.is_of(seed));
                 let came = simulate(scenario, seed);
-                turns.fetch_add(came.traced.1, Ordering::Relaxed);
+                let mut tally = tally.lock().unwrap();
+                for (name, number) in came.tally {
+                    *tally.entry(name).or_default() += number;
+                }
                 if !came.violations.is_empty() {
                     failed.push((seed, came.violations));
                 }

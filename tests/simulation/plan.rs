@@ -69,7 +69,7 @@ impl Plan {
         let draw = &mut draw;
         let processes = usize::try_from(draw.one_of(&[1, 1, 2, 2, 3])).unwrap();
         let length_ms = u64::try_from(length.as_millis()).unwrap() + 500;
-        let count = draw.one_of(&[1, 2, 3, 4, 6, 8]);
+        let count = draw.one_of(&[1, 2, 3, 5, 8, 12]);
         let mut mishaps: Vec<Mishap> = (0..count).map(|_| mishap(draw, processes, length_ms)).collect();
         // A twin that fences again and again is refused, rightly.
         let mut fences = 0;
@@ -112,6 +112,34 @@ fn wrong(draw: &mut Draw) -> Wrong {
         9 => Wrong::CrashAfter,
         10 => Wrong::CrashTorn(visible),
         _ => Wrong::CrashHang,
+    }
+}
+
+impl Mishap {
+    /// Returns its kind, for the tally.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Transaction { wrong, .. } => match wrong {
+                Wrong::Fault(Fault::Abort) => "transactions aborted",
+                Wrong::Fault(Fault::UnknownVisible) => "replies of commits lost",
+                Wrong::Fault(Fault::UnknownLost) => "transactions and replies lost",
+                Wrong::Fault(Fault::Torn { .. }) => "transactions torn",
+                Wrong::Fault(Fault::Hang) => "transactions hanging",
+                Wrong::Fault(Fault::Fence) => "producers fenced",
+                Wrong::Slow(_) => "transactions slow",
+                Wrong::CrashBefore => "crashes before a commit",
+                Wrong::CrashAfter => "crashes after a commit",
+                Wrong::CrashTorn(_) => "crashes in a torn transaction",
+                Wrong::CrashHang => "crashes in a hanging transaction",
+            },
+            Self::Crash { .. } => "crashes anywhere",
+            Self::Pause { .. } => "pauses",
+            Self::Guest { .. } => "members that come and go",
+            Self::Oust { .. } => "groups emptied",
+            Self::Away { .. } => "calls of the log that fail",
+            Self::Source { .. } => "calls of the source that fail",
+            Self::Stranger { .. } => "strangers' records",
+        }
     }
 }
 

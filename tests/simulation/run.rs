@@ -13,7 +13,7 @@ use tidemark::{judge, tail, watch};
 use crate::plan::{Mishap, Plan, STAGES};
 use crate::script::{Script, ScriptedSource, Switch};
 use crate::turns::Turns;
-use crate::world::{Line, World};
+use crate::world::{Line, Tally, World};
 
 /// A group does without a member that it has not heard of for so long.
 const SESSION: Duration = Duration::from_secs(6);
@@ -36,6 +36,8 @@ pub(crate) struct Outcome {
     /// What is wrong already.
     pub(crate) violations: Vec<String>,
     pub(crate) story: Vec<String>,
+    /// What went wrong, and how often.
+    pub(crate) tally: Tally,
 }
 
 /// Returns the committed records of a topic's partition, up to the first transaction that is open.
@@ -175,9 +177,15 @@ impl Run<'_> {
 
     fn act(&mut self, act: Act, now: Duration) {
         let turns = Arc::clone(&self.world.turns);
+        if let Act::Mishap(mishap) = &act {
+            self.world.strikes(mishap);
+        }
         match act {
             Act::Publish => self.world.publish_baseline(2),
-            Act::Join(number) => self.begin(number),
+            Act::Join(number) => {
+                self.world.strikes(&Mishap::Guest { at_ms: 0, for_ms: 0 });
+                self.begin(number);
+            }
             Act::Leave(number) => {
                 turns.tell(|| format!("process {number} is asked to end"));
                 self.processes.iter().filter(|process| process.number == number).for_each(|process| process.stop.ask());
@@ -199,6 +207,8 @@ impl Run<'_> {
                 turns.tell(|| format!("the group of {} loses its members", STAGES[stage]));
                 self.world.log.oust(&format!("tidemark.{}", STAGES[stage]));
             }
+            // Before there is a position, a record in `tickets` is refused, rightly.
+            Act::Mishap(Mishap::Stranger { .. }) if records(&self.world.log, &self.topics.positions, 0).is_empty() => {}
             Act::Mishap(Mishap::Stranger { partition, .. }) => {
                 let partition = partition % self.script.config.kafka.partitions;
                 self.world.write(&self.topics.tickets, partition, None, bytes::Bytes::from_static(b"{\"what\":\"is this\"}"));
@@ -284,7 +294,7 @@ impl Run<'_> {
         violations.append(&mut self.ends.lock().unwrap());
         violations.extend(turns.panics().into_iter().map(|panic| format!("a thread panicked: {panic}")));
         self.world.bury();
-        Outcome { log: self.world.log.clone(), traced: turns.traced(), violations, story: turns.story() }
+        Outcome { log: self.world.log.clone(), traced: turns.traced(), violations, story: turns.story(), tally: self.world.tally() }
     }
 }
 

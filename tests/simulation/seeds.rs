@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::check::{Clean, clean, faults};
+use crate::check::{Clean, clean, faults, judged};
 use crate::plan::{Mishap, Plan};
 use crate::run::{empty_log, run};
 use crate::script::Script;
+use crate::world::Tally;
 
 /// Completions of a scenario at most.
 const MOST: usize = 300;
@@ -45,6 +46,7 @@ impl Scenario {
 pub(crate) struct Came {
     pub(crate) violations: Vec<String>,
     pub(crate) traced: (u64, u64),
+    pub(crate) tally: Tally,
     story: Vec<String>,
 }
 
@@ -54,7 +56,11 @@ fn under(scenario: &Scenario, plan: &Plan, seed: u64, with_story: bool) -> Came 
     if violations.is_empty() {
         violations = faults(&scenario.script, &outcome.log, &scenario.clean);
     }
-    Came { violations, traced: outcome.traced, story: outcome.story }
+    let mut tally = outcome.tally;
+    judged(&outcome.log, &mut tally);
+    *tally.entry("tickets").or_default() += scenario.script.tickets.len() as u64;
+    *tally.entry("turns").or_default() += outcome.traced.1;
+    Came { violations, traced: outcome.traced, tally, story: outcome.story }
 }
 
 /// Runs one seed.

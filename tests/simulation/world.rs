@@ -27,9 +27,24 @@ struct Fate {
     graveyard: Vec<Box<dyn Member>>,
     /// Transactional ids whose last transaction hangs, and since when.
     hanging: BTreeMap<String, Duration>,
+    /// What went wrong, and how often.
+    tally: Tally,
     /// Baselines that are published.
     published: BTreeSet<u64>,
 }
+
+impl Fate {
+    /// Counts what went wrong; returns whether anything did.
+    fn count(&mut self, struck: Option<&'static str>) -> bool {
+        if let Some(kind) = struck {
+            *self.tally.entry(kind).or_default() += 1;
+        }
+        struck.is_some()
+    }
+}
+
+/// How often something happened, by its name.
+pub(crate) type Tally = BTreeMap<&'static str, u64>;
 
 /// Everything that the processes share.
 pub(crate) struct World {
@@ -64,7 +79,9 @@ impl World {
         let mut fate = self.fate.lock().unwrap();
         let read = fate.reads;
         fate.reads += 1;
-        fate.mishaps.iter().any(|mishap| matches!(mishap, Mishap::Source { after, times } if (*after..after + times).contains(&read)))
+        let fails = |mishap: &&Mishap| matches!(mishap, Mishap::Source { after, times } if (*after..after + times).contains(&read));
+        let struck = fate.mishaps.iter().find(fails).map(Mishap::kind);
+        fate.count(struck)
     }
 
     /// Ends what has hung for longer than a broker lets it.
@@ -78,6 +95,16 @@ impl World {
         }
     }
 
+    /// Something went wrong.
+    pub(crate) fn strikes(&self, mishap: &Mishap) {
+        self.fate.lock().unwrap().count(Some(mishap.kind()));
+    }
+
+    /// Returns what went wrong.
+    pub(crate) fn tally(&self) -> Tally {
+        self.fate.lock().unwrap().tally.clone()
+    }
+
     /// Lets go of what ended processes held.
     pub(crate) fn bury(&self) {
         let graveyard = std::mem::take(&mut self.fate.lock().unwrap().graveyard);
@@ -88,10 +115,10 @@ impl World {
         let mut fate = self.fate.lock().unwrap();
         let number = fate.transactions[stage];
         fate.transactions[stage] += 1;
-        fate.mishaps.iter().find_map(|mishap| match mishap {
-            Mishap::Transaction { stage: its, after, wrong } if *its == stage && *after == number => Some(*wrong),
-            _ => None,
-        })
+        let is_its = |mishap: &&Mishap| matches!(mishap, Mishap::Transaction { stage: its, after, .. } if *its == stage && *after == number);
+        let struck = fate.mishaps.iter().find(is_its).copied()?;
+        fate.count(Some(struck.kind()));
+        if let Mishap::Transaction { wrong, .. } = struck { Some(wrong) } else { None }
     }
 }
 
@@ -120,10 +147,13 @@ impl Line {
 
     fn is_away(&self) -> bool {
         let now_ms = u64::try_from(self.world.turns.now().as_millis()).unwrap();
-        self.world.fate.lock().unwrap().mishaps.iter().any(|mishap| {
+        let mut fate = self.world.fate.lock().unwrap();
+        let is_its = |mishap: &&Mishap| {
             matches!(mishap, Mishap::Away { stage, process, at_ms, for_ms }
                 if *stage == self.stage && *process == self.number && (*at_ms..at_ms + for_ms).contains(&now_ms))
-        })
+        };
+        let struck = fate.mishaps.iter().find(is_its).map(Mishap::kind);
+        fate.count(struck)
     }
 
     pub(crate) fn tell(&self, line: impl FnOnce() -> String) {
