@@ -9,6 +9,7 @@ use tidemark::tail::partition::partition;
 use tidemark::ticket::{CHAIN, Chain, Control, KIND, Ticket};
 use tidemark::topics::Topics;
 
+use crate::oracle::{count, summarised};
 use crate::plan::Plan;
 use crate::run::{copy, empty_log, records, run};
 use crate::script::{Script, Switch};
@@ -121,6 +122,19 @@ pub(crate) fn faults(script: &Arc<Script>, log: &MemoryLog, clean: &Clean) -> Ve
                 its.len(),
                 got.get(at),
                 its.get(at)
+            ));
+        }
+        let (published, wrong) = count(script, &all);
+        faults.extend(wrong.into_iter().map(|wrong| format!("tickets[{number}]: {wrong}")));
+        let key = number.to_string();
+        let summaries = records(log, &topics.summaries, 0);
+        let its = summaries.iter().filter(|record| record.key.as_deref() == Some(key.as_bytes()));
+        let summarised = summarised(its.map(|record| record.value.as_deref().unwrap_or_default()));
+        if let Some(at) = (0..published.len().max(summarised.len())).find(|&at| summarised.get(at) != published.get(at)) {
+            faults.push(format!(
+                "summaries of partition {number}: mark, and start, rows, late and repeats of each slice, are {:?} and not {:?}",
+                summarised.get(at),
+                published.get(at)
             ));
         }
         faults.extend(differ(&format!("tickets[{number}]"), &comparable(script, all), &clean.tickets[number as usize]));

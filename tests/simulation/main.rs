@@ -6,6 +6,7 @@
 
 mod check;
 mod draw;
+mod oracle;
 mod plan;
 mod run;
 mod script;
@@ -31,10 +32,12 @@ struct Asked {
     first: u64,
     count: u64,
     jobs: usize,
+    /// Ends with the first violation, and tells no story.
+    is_first_enough: bool,
 }
 
 fn main() -> ExitCode {
-    let mut asked = Asked { first: 0, count: TEST_SEEDS, jobs: std::thread::available_parallelism().map_or(1, usize::from) };
+    let mut asked = Asked { first: 0, count: TEST_SEEDS, jobs: std::thread::available_parallelism().map_or(1, usize::from), is_first_enough: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|number| number.parse::<u64>().ok());
@@ -42,6 +45,10 @@ fn main() -> ExitCode {
             "--seed" => number().map(|number| asked.first = number).is_some(),
             "--count" => number().map(|number| asked.count = number).is_some(),
             "--jobs" => number().map(|number| asked.jobs = usize::try_from(number).unwrap().max(1)).is_some(),
+            "--first" => {
+                asked.is_first_enough = true;
+                true
+            }
             // cargo's own way to choose tests by name.
             name if !name.starts_with("--") => {
                 if "simulation".contains(name) {
@@ -89,7 +96,7 @@ fn all(asked: &Asked) -> u64 {
                 loop {
                     let share = next.fetch_add(1, Ordering::Relaxed);
                     let seeds = (share * SHARE).max(first)..((share + 1) * SHARE).min(end);
-                    if seeds.start >= end {
+                    if seeds.start >= end || asked.is_first_enough && !failed.lock().unwrap().is_empty() {
                         return;
                     }
                     for (seed, violations) in one_share(seeds, &done, &tally) {
@@ -109,7 +116,7 @@ fn all(asked: &Asked) -> u64 {
     });
     let mut failed = failed.into_inner().unwrap();
     failed.sort_unstable();
-    for seed in failed.iter().take(STORIES) {
+    for seed in failed.iter().take(if asked.is_first_enough { 0 } else { STORIES }) {
         match story(*seed) {
             Ok(story) => println!("{story}"),
             Err(faults) => println!("seed {seed}, without any mishap: {}", faults.join("\n")),

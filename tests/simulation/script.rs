@@ -75,7 +75,7 @@ pub(crate) fn baseline(version: u64) -> Bytes {
 }
 
 fn make_baseline(version: u64) -> Bytes {
-    let (from_ms, to_ms) = (BEGIN_MS - 6 * DAY_MS, BEGIN_MS - DAY_MS);
+    let (from_ms, to_ms) = (BEGIN_MS - 8 * DAY_MS, BEGIN_MS - 3 * DAY_MS);
     let mut draw = Draw::new(version, 7);
     let mut builder = Builder::new(&spec(), from_ms, to_ms).unwrap();
     for n in 0..480 {
@@ -227,6 +227,11 @@ impl Script {
         // The last mark stands behind all tickets of a stream, if there is one.
         let errors = (kind == Kind::Replay || config.tail.clock == ClockMode::Auto).then(|| events.iter().filter_map(predicted).collect::<BTreeSet<_>>().len());
         Self { config, spec: spec(), switch, kind, events, states, releases, tickets, errors, dead }
+    }
+
+    /// Whether its tickets come from a file, and tell the time themselves.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.kind == Kind::Replay
     }
 
     /// Returns where the position stands when all is read.
@@ -396,7 +401,7 @@ impl ScriptedSource {
 
 impl Source for ScriptedSource {
     fn is_replay(&self) -> bool {
-        self.script.kind == Kind::Replay
+        self.script.is_replay()
     }
 
     fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError> {
