@@ -55,10 +55,15 @@ fn unchained(log: &MemoryLog, topic: &str, partition: u32, faults: &mut Vec<Stri
     all
 }
 
-/// Takes out what may differ from run to run: a chain's name, and what a switch of the baseline, which may come anywhere, leaves.
+/// Takes out what may differ from run to run: a chain's name, and what is decided elsewhere, which may come anywhere.
 fn comparable(script: &Script, all: Vec<Delivered>) -> Vec<Bare> {
     let is_never = script.switch == Switch::Never;
-    let kept = all.iter().filter(|record| is_never || record.header(KIND) != Some(b"baseline"));
+    let is_anywhere = |record: &Delivered| match record.header(KIND) {
+        Some(b"accept" | b"silence") => true,
+        Some(b"baseline") => !is_never,
+        _ => false,
+    };
+    let kept = all.iter().filter(|record| !is_anywhere(record));
     kept.map(|record| {
         let mut record = bare(record);
         if record.2.iter().any(|(name, value)| name == KIND && value.as_ref() == b"chain-start") {
@@ -105,8 +110,16 @@ pub(crate) fn faults(script: &Arc<Script>, log: &MemoryLog, clean: &Clean) -> Ve
         wanted[partition(&ticket.0, partitions) as usize].push(ticket.clone());
     }
     let mut letters = Vec::new();
+    let mut controls: Option<Vec<Bare>> = None;
     for number in 0..partitions {
         let all = unchained(log, &topics.tickets, number, &mut faults);
+        // Control records are the same everywhere, in one order, and each is there once.
+        let its: Vec<Bare> = all.iter().filter(|record| record.header(KIND) != Some(b"ticket")).map(bare).collect();
+        if its.iter().collect::<BTreeSet<_>>().len() < its.len() {
+            faults.push(format!("tickets[{number}]: a control record is there twice"));
+        }
+        let first = controls.get_or_insert_with(|| its.clone());
+        faults.extend(differ(&format!("control records of tickets[{number}], against those of the first partition"), &its, first));
         let tickets = all.iter().filter(|record| record.header(KIND) == Some(b"ticket"));
         let got: Vec<_> = tickets
             .map(|record| {

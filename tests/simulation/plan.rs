@@ -44,6 +44,8 @@ pub(crate) enum Mishap {
     Away { stage: usize, process: usize, at_ms: u64, for_ms: u64 },
     /// The source cannot be read, after so many reads.
     Source { after: u64, times: u64 },
+    /// A person accepts how a cause is, or silences it.
+    Decision { at_ms: u64, cause: &'static str, is_silence: bool },
     /// Somebody writes a record of no kind into `tickets`.
     Stranger { partition: u32, at_ms: u64 },
 }
@@ -93,7 +95,8 @@ fn mishap(draw: &mut Draw, processes: usize, length_ms: u64) -> Mishap {
         75..83 => Mishap::Guest { at_ms, for_ms: draw.one_of(&[50, 400, 2_000, 10_000]) },
         83..88 => Mishap::Oust { stage, at_ms },
         88..93 => Mishap::Away { stage, process, at_ms, for_ms: draw.one_of(&[5, 100, 1_500]) },
-        93..97 => Mishap::Source { after: draw.below(20), times: draw.within(1, 3) },
+        93..95 => Mishap::Decision { at_ms, cause: draw.one_of(&["error", "target", "size"]), is_silence: draw.chance(50) },
+        95..98 => Mishap::Source { after: draw.below(20), times: draw.within(1, 3) },
         _ => Mishap::Stranger { partition: u32::try_from(draw.below(4)).unwrap(), at_ms },
     }
 }
@@ -138,6 +141,7 @@ impl Mishap {
             Self::Oust { .. } => "groups emptied",
             Self::Away { .. } => "calls of the log that fail",
             Self::Source { .. } => "calls of the source that fail",
+            Self::Decision { .. } => "decisions of people",
             Self::Stranger { .. } => "strangers' records",
         }
     }
@@ -172,6 +176,9 @@ impl fmt::Display for Mishap {
                 write!(f, "the log does not answer {} of process {process} at {at_ms} ms for {for_ms} ms", STAGES[*stage])
             }
             Self::Source { after, times } => write!(f, "the source fails {times} times after {after} reads"),
+            Self::Decision { at_ms, cause, is_silence } => {
+                write!(f, "a person {} {cause} at {at_ms} ms", if *is_silence { "silences" } else { "accepts" })
+            }
             Self::Stranger { partition, at_ms } => write!(f, "a stranger writes into partition {partition} at {at_ms} ms"),
         }
     }

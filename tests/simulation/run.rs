@@ -213,6 +213,15 @@ impl Run<'_> {
                 let partition = partition % self.script.config.kafka.partitions;
                 self.world.write(&self.topics.tickets, partition, None, bytes::Bytes::from_static(b"{\"what\":\"is this\"}"));
             }
+            Act::Mishap(Mishap::Decision { cause, is_silence, at_ms }) => {
+                let kind = if is_silence { "silence" } else { "accept" };
+                let mut value = serde_json::json!({ "kind": kind, "id": format!("d{at_ms}"), "spec": self.script.spec.name, "cause": cause });
+                if is_silence {
+                    value["until_ms"] = self.script.middle_ms().into();
+                }
+                turns.tell(|| format!("somebody decides: {value}"));
+                self.world.write(&self.topics.model_events, 0, None, bytes::Bytes::from(value.to_string()));
+            }
             Act::Mishap(_) => {}
         }
     }
@@ -313,6 +322,9 @@ fn agenda(plan: &Plan, script: &Script) -> Vec<(Duration, Act)> {
     for mishap in &plan.mishaps {
         match mishap {
             Mishap::Crash { at_ms, .. } | Mishap::Pause { at_ms, .. } | Mishap::Oust { at_ms, .. } | Mishap::Stranger { at_ms, .. } => {
+                agenda.push((Duration::from_millis(*at_ms), Act::Mishap(*mishap)));
+            }
+            Mishap::Decision { at_ms, .. } => {
                 agenda.push((Duration::from_millis(*at_ms), Act::Mishap(*mishap)));
             }
             Mishap::Guest { at_ms, for_ms } => {

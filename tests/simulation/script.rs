@@ -234,6 +234,11 @@ impl Script {
         self.kind == Kind::Replay
     }
 
+    /// Returns some time in the middle of it, ms since 1970.
+    pub(crate) fn middle_ms(&self) -> i64 {
+        BEGIN_MS + 15 * self.config.window.slice_ms
+    }
+
     /// Returns where the position stands when all is read.
     pub(crate) fn last(&self) -> &(Place, Option<HistoryPlace>) {
         self.states.last().unwrap()
