@@ -85,6 +85,7 @@ pub struct Monitor<T> {
 
 impl<T> Monitor<T> {
     /// Begins with a value.
+    #[must_use]
     pub fn new(value: T) -> Self {
         Self { value: Mutex::new(value), changed: Condvar::new() }
     }

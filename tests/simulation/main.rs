@@ -37,7 +37,8 @@ struct Asked {
 }
 
 fn main() -> ExitCode {
-    let mut asked = Asked { first: 0, count: TEST_SEEDS, jobs: std::thread::available_parallelism().map_or(1, usize::from), is_first_enough: false };
+    let mut asked =
+        Asked { first: 0, count: TEST_SEEDS, jobs: std::thread::available_parallelism().map_or(1, usize::from), is_first_enough: false };
     let mut arguments = std::env::args().skip(1);
     let mut names = Vec::new();
     while let Some(argument) = arguments.next() {

@@ -215,7 +215,8 @@ impl Run<'_> {
             }
             Act::Mishap(Mishap::Decision { cause, is_silence, at_ms }) => {
                 let kind = if is_silence { "silence" } else { "accept" };
-                let mut value = serde_json::json!({ "kind": kind, "id": format!("d{at_ms}"), "spec": self.script.spec.name, "cause": cause });
+                let mut value =
+                    serde_json::json!({ "kind": kind, "id": format!("d{at_ms}"), "spec": self.script.spec.name, "cause": cause });
                 if is_silence {
                     value["until_ms"] = self.script.middle_ms().into();
                 }
@@ -375,4 +376,3 @@ pub(crate) fn copy(script: &Script, from: &MemoryLog) -> MemoryLog {
     }
     to
 }
-

@@ -9,9 +9,9 @@ use tidemark::baseline::builder::{Builder, Making};
 use tidemark::clock::{DAY_MS, HOUR_MS};
 use tidemark::config::{ClockMode, Config, Decision};
 use tidemark::spec::Spec;
+use tidemark::tail::Event;
 use tidemark::tail::normalise::{DeadLetter, DeadReason, Normalised};
 use tidemark::tail::source::{HistoryPlace, Opened, Place, Resume, Source, SourceError};
-use tidemark::tail::Event;
 use tidemark::ticket::{FieldValue, Ticket, TicketId, Transition};
 
 use crate::draw::Draw;
@@ -225,7 +225,8 @@ impl Script {
         let releases = (0..count).map(|nth| Duration::from_millis(span_ms) * nth / count).collect();
         let (tickets, dead) = truth(&events);
         // The last mark stands behind all tickets of a stream, if there is one.
-        let errors = (kind == Kind::Replay || config.tail.clock == ClockMode::Auto).then(|| events.iter().filter_map(predicted).collect::<BTreeSet<_>>().len());
+        let errors = (kind == Kind::Replay || config.tail.clock == ClockMode::Auto)
+            .then(|| events.iter().filter_map(predicted).collect::<BTreeSet<_>>().len());
         Self { config, spec: spec(), switch, kind, events, states, releases, tickets, errors, dead }
     }
 
@@ -291,7 +292,10 @@ fn streamed(draw: &mut Draw, all: Vec<Completion>, history: usize, end_ms: i64) 
         let is_row = usize::try_from(nth).unwrap() < history;
         match completion.what {
             What::Ticket(ticket) if is_row => {
-                rows.push(Event::Row { normalised: Normalised::Completed(Ticket { transition: Transition::History, ..ticket }), last: row });
+                rows.push(Event::Row {
+                    normalised: Normalised::Completed(Ticket { transition: Transition::History, ..ticket }),
+                    last: row,
+                });
             }
             What::Ticket(ticket) => {
                 let transition = if ticket.transition == Transition::Assumed { Transition::Assumed } else { Transition::Update };

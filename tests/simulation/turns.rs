@@ -224,12 +224,7 @@ impl Turns {
     }
 
     /// Starts a thread of `process`.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        process: usize,
-        name: &str,
-        body: Box<dyn FnOnce() + Send>,
-    ) -> std::io::Result<JoinHandle<()>> {
+    pub(crate) fn start(self: &Arc<Self>, process: usize, name: &str, body: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
         let turn = Arc::new(AtomicBool::new(false));
         let mut core = self.core();
         let number = core.seats.len();

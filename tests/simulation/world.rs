@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemark::log::memory::{Fault, MemoryLog};
 use tidemark::log::{
-    Bounds, Committed, Delivered, Follower, Log, LogError, Member, Membership, Polled, Producer, Reader, Record, TopicSettings, TransactError,
-    Transaction,
+    Bounds, Committed, Delivered, Follower, Log, LogError, Member, Membership, Polled, Producer, Reader, Record, TopicSettings,
+    TransactError, Transaction,
 };
 
 use crate::plan::{Mishap, Plan, STAGES, Wrong};
@@ -115,7 +115,8 @@ impl World {
         let mut fate = self.fate.lock().unwrap();
         let number = fate.transactions[stage];
         fate.transactions[stage] += 1;
-        let is_its = |mishap: &&Mishap| matches!(mishap, Mishap::Transaction { stage: its, after, .. } if *its == stage && *after == number);
+        let is_its =
+            |mishap: &&Mishap| matches!(mishap, Mishap::Transaction { stage: its, after, .. } if *its == stage && *after == number);
         let struck = fate.mishaps.iter().find(is_its).copied()?;
         fate.count(Some(struck.kind()));
         if let Mishap::Transaction { wrong, .. } = struck { Some(wrong) } else { None }

@@ -8,11 +8,11 @@ use super::group::{Group, Turn};
 use super::partition::Partition;
 use super::{Fault, Limits, POLL_RECORDS, missing};
 use crate::clock;
-use crate::threads;
 use crate::log::refusal::{self, Existing};
 use crate::log::{
     Bounds, Committed, Delivered, LogError, MAX_RECORD_BYTES, MembershipOf, Record, TopicSettings, TransactError, Transaction,
 };
+use crate::threads;
 
 #[derive(Default)]
 pub(super) struct State {
