@@ -2,9 +2,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::threads;
+
 /// Returns the present, ms since 1970.
 #[must_use]
 pub fn now_ms() -> i64 {
+    if let Some(simulation) = threads::simulation() {
+        return simulation.now_ms();
+    }
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -11,6 +11,7 @@
 //! The modules follow the flow: shared words first, then the seam to the log, then the stages, then the rim.
 
 pub mod clock;
+pub mod threads;
 pub mod config;
 pub mod metrics;
 pub mod model_event;

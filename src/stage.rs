@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::log::Log;
 use crate::registry::Registry;
 use crate::spec::Spec;
+use crate::threads::Monitor;
 use crate::topics::Topics;
 
 /// What every stage is given.
@@ -50,16 +51,16 @@ pub struct Stop(Arc<StopState>);
 #[derive(Default)]
 struct StopState {
     asked: AtomicBool,
-    lock: Mutex<()>,
-    changed: Condvar,
+    changed: Monitor<()>,
 }
 
 impl Stop {
     /// Asks.
     pub fn ask(&self) {
-        let _guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.0.changed.lock();
         self.0.asked.store(true, Ordering::SeqCst);
-        self.0.changed.notify_all();
+        drop(guard);
+        self.0.changed.notify();
     }
 
     /// Whether it was asked.
@@ -71,10 +72,7 @@ impl Stop {
     /// Waits for `time`, or until asked; returns whether it was asked.
     #[must_use]
     pub fn wait(&self, time: Duration) -> bool {
-        let guard = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_asked() {
-            drop(self.0.changed.wait_timeout_while(guard, time, |()| !self.is_asked()));
-        }
+        drop(self.0.changed.wait_for(time, |()| self.is_asked()));
         self.is_asked()
     }
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Pol
 use crate::metrics;
 use crate::stage::{Context, State};
 use crate::summary::Summary;
+use crate::threads;
 
 use super::core::{Core, Verdict};
 use super::places::Places;
@@ -84,7 +85,7 @@ pub fn run(context: &Context) -> Result<(), JudgeError> {
     while !context.stop.is_asked() {
         let group = format!("{}.judge", context.config.kafka.topic_prefix);
         context.health.set(JUDGE, State::Waiting(format!("joining group {group}")));
-        let joined = Instant::now();
+        let joined = threads::now();
         match context.log.member(&group, &context.topics.summaries).map_err(JudgeError::from).and_then(|member| follow(context, member)) {
             Ok(()) => {}
             Err(JudgeError::Log(error @ (LogError::Unavailable { .. } | LogError::HeldUp { .. }))) => {
@@ -96,7 +97,7 @@ pub fn run(context: &Context) -> Result<(), JudgeError> {
                 return Err(error);
             }
         }
-        backoff = if joined.elapsed() > BACKOFF.1 { BACKOFF.0 } else { (backoff * 2).min(BACKOFF.1) };
+        backoff = if threads::since(joined) > BACKOFF.1 { BACKOFF.0 } else { (backoff * 2).min(BACKOFF.1) };
         if context.stop.wait(backoff) {
             break;
         }
@@ -257,11 +258,11 @@ impl Leader {
                 return self.settle_and_submit(context, member, FILL);
             }
             let step = self.queue.next().expect("peek() saw it");
-            let begun = Instant::now();
+            let begun = threads::now();
             let verdict = self.core.advance(&step, if fills { None } else { self.versions.get(mark.baseline) });
             self.places.passed(mark);
             if let Some(verdict) = verdict {
-                self.filling.push((verdict, begun.elapsed()));
+                self.filling.push((verdict, threads::since(begun)));
             }
             if self.filling.len() >= self.marks_per_transaction {
                 self.settle_and_submit(context, member, Duration::MAX)?;

@@ -1,18 +1,18 @@
 //! Commits one transaction while the next is being filled.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Producer, TransactError, Transaction};
+use crate::threads::{self, Monitor};
 
 /// A producer in a thread of its own. At most one transaction is under way; [`Committer::submit`] waits for it.
 ///
 /// After an error everything that was submitted since is dropped, as the producer is spent: the caller reads back what became
 /// visible and begins anew. Dropping it waits for what is under way.
 pub struct Committer<T> {
-    work: Option<SyncSender<(Transaction, T)>>,
-    done: Receiver<Done<T>>,
+    desk: Arc<Monitor<Desk<T>>>,
     is_busy: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -28,25 +28,47 @@ pub struct Done<T> {
     pub took: Duration,
 }
 
+/// What passes between the two threads.
+struct Desk<T> {
+    order: Option<(Transaction, T)>,
+    done: Option<Done<T>>,
+    /// No more orders will come.
+    is_closed: bool,
+    /// The thread has ended.
+    is_left: bool,
+}
+
+/// Says that the thread has ended, however it ends.
+struct Leaves<T>(Arc<Monitor<Desk<T>>>);
+
+impl<T> Drop for Leaves<T> {
+    fn drop(&mut self) {
+        self.0.lock().is_left = true;
+        self.0.notify();
+    }
+}
+
 impl<T: Send + 'static> Committer<T> {
     /// Gives `producer` a thread called `name`.
     ///
     /// # Errors
     /// The operating system's, when there is no thread to be had.
     pub fn new(name: &str, mut producer: Box<dyn Producer>) -> std::io::Result<Self> {
-        let (work, orders) = sync_channel::<(Transaction, T)>(0);
-        let (results, done) = sync_channel(1);
+        let desk = Arc::new(Monitor::new(Desk { order: None, done: None, is_closed: false, is_left: false }));
+        let leaves = Leaves(Arc::clone(&desk));
         let body = move || {
-            while let Ok((transaction, note)) = orders.recv() {
-                let begun = Instant::now();
+            let desk = &leaves.0;
+            loop {
+                let order = desk.wait_for(Duration::MAX, |desk| desk.order.is_some() || desk.is_closed).order.take();
+                let Some((transaction, note)) = order else { return };
+                let begun = threads::now();
                 let result = producer.transact(transaction);
-                if results.send(Done { note, result, took: begun.elapsed() }).is_err() {
-                    return;
-                }
+                desk.lock().done = Some(Done { note, result, took: threads::since(begun) });
+                desk.notify();
             }
         };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
-        Ok(Self { work: Some(work), done, is_busy: false, thread: Some(thread) })
+        let thread = threads::spawn(name, body)?;
+        Ok(Self { desk, is_busy: false, thread: Some(thread) })
     }
 
     /// Whether a transaction is under way, as far as [`Committer::wait`] has told.
@@ -60,14 +82,11 @@ impl<T: Send + 'static> Committer<T> {
         if !self.is_busy {
             return None;
         }
-        match self.done.recv_timeout(time) {
-            Ok(done) => {
-                self.is_busy = false;
-                Some(done)
-            }
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => panic!("the committing thread ends only when it is told to"),
-        }
+        let mut desk = self.desk.wait_for(time, |desk| desk.done.is_some() || desk.is_left);
+        let done = desk.done.take();
+        assert!(done.is_some() || !desk.is_left, "the committing thread ends only when it is told to");
+        self.is_busy = done.is_none();
+        done
     }
 
     /// Waits for the transaction under way, however long it takes (a producer's own time-outs bound it).
@@ -78,15 +97,17 @@ impl<T: Send + 'static> Committer<T> {
     /// Hands a transaction over. Call it when none is under way.
     pub fn submit(&mut self, transaction: Transaction, note: T) {
         debug_assert!(!self.is_busy, "the outcome of the last transaction decides about the next");
-        let work = self.work.as_ref().expect("it is taken only by drop");
-        work.send((transaction, note)).unwrap_or_else(|_| panic!("the committing thread ends only when it is told to"));
+        self.desk.lock().order = Some((transaction, note));
+        self.desk.notify();
         self.is_busy = true;
     }
 }
 
 impl<T> Drop for Committer<T> {
     fn drop(&mut self) {
-        self.work = None;
+        self.desk.lock().is_closed = true;
+        self.desk.notify();
+        drop(self.desk.wait_for(Duration::MAX, |desk| desk.is_left));
         if let Some(thread) = self.thread.take() {
             // A panic of the producer has been reported by the thread itself.
             drop(thread.join());

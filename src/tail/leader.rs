@@ -17,6 +17,7 @@ use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, Tr
 use crate::metrics;
 use crate::spec::Spec;
 use crate::stage::{Context, State};
+use crate::threads;
 use crate::ticket::Ticket;
 
 /// How long a call may wait for news before this process looks at its group again.
@@ -194,9 +195,9 @@ impl Stage<'_> {
 
     /// Waits, still hearing the group. `false` when there is no reason to go on.
     fn pause(&mut self, wait: Duration) -> Result<bool, TailError> {
-        let until = Instant::now() + wait;
+        let until = threads::now() + wait;
         while self.ours && !self.context.stop.is_asked() {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(threads::now());
             if left.is_zero() {
                 return Ok(true);
             }
@@ -206,8 +207,8 @@ impl Stage<'_> {
     }
 
     fn say(&mut self, words: impl FnOnce() -> State) {
-        if self.spoke.is_none_or(|last| last.elapsed() >= SPEAK) {
-            self.spoke = Some(Instant::now());
+        if self.spoke.is_none_or(|last| threads::since(last) >= SPEAK) {
+            self.spoke = Some(threads::now());
             self.context.health.set(PART, words());
         }
     }
@@ -215,7 +216,7 @@ impl Stage<'_> {
     fn lead(&mut self) -> Result<End, TailError> {
         let mut wait = FIRST_WAIT;
         loop {
-            let begun = Instant::now();
+            let begun = threads::now();
             let setback = match self.attempt() {
                 Ok(end) => return Ok(end),
                 Err(setback) => setback,
@@ -224,7 +225,7 @@ impl Stage<'_> {
                 Setback::Fatal(error) => return Err(error),
                 Setback::TooLarge { topic, bytes } => self.shrink(&topic, bytes)?,
                 Setback::Again(reason) => {
-                    if begun.elapsed() > LONGEST_WAIT * 2 {
+                    if threads::since(begun) > LONGEST_WAIT * 2 {
                         wait = FIRST_WAIT;
                     }
                     tracing::warn!("tail begins again in {} ms: {reason}", wait.as_millis());
@@ -280,7 +281,7 @@ impl Stage<'_> {
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
         tracing::info!(partitions = core.position().partitions(), "tail leads");
-        let mut submitted = Instant::now();
+        let mut submitted = threads::now();
         let mut idle_since_commit = false;
         loop {
             if self.context.stop.is_asked() {
@@ -305,14 +306,14 @@ impl Stage<'_> {
             }
             let step = self.take(&mut core)?;
             idle_since_commit |= core.waiting() == 0 && self.next > 0;
-            let due = core.waiting() > 0 || idle_since_commit && submitted.elapsed() >= IDLE_COMMIT;
+            let due = core.waiting() > 0 || idle_since_commit && threads::since(submitted) >= IDLE_COMMIT;
             if due && !core.is_catching_up() {
                 // While one transaction is under way the next is filled, up to its limit.
                 let is_full = core.waiting() >= self.limit || matches!(step, Step::Full | Step::Await(_) | Step::AwaitVerdict | Step::End);
                 self.settle(&mut committer, if is_full { Duration::MAX } else { FILL })?;
                 if !committer.is_busy() {
                     self.submit(&mut committer, &mut core);
-                    submitted = Instant::now();
+                    submitted = threads::now();
                     idle_since_commit = false;
                 }
             } else if committer.is_busy() && self.next == self.events.len() {
@@ -493,9 +494,9 @@ impl Stage<'_> {
     fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
         let (transaction, counts) = core.seal();
         let sealed = Sealed { counts, has_passed: false, source_time: core.position().place.time() };
-        let begun = Instant::now();
+        let begun = threads::now();
         let result = producer.transact(transaction);
-        self.committed(result, begun.elapsed(), &sealed)
+        self.committed(result, threads::since(begun), &sealed)
     }
 
     /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.

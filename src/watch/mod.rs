@@ -39,6 +39,7 @@ use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Pol
 use crate::metrics::{self, Outcome};
 use crate::model::shelf::Shelf;
 use crate::stage::{Context, State};
+use crate::threads;
 use crate::window::Shape;
 
 /// Longest wait of one poll: how soon a stop or a finished restore is noticed.
@@ -215,7 +216,7 @@ impl<'c> Watch<'c> {
     /// Does one thing.
     fn turn(&mut self) -> Result<(), Trouble> {
         if let Some(until) = self.not_before {
-            let _ = self.context.stop.wait(until.saturating_duration_since(Instant::now()));
+            let _ = self.context.stop.wait(until.saturating_duration_since(threads::now()));
             self.not_before = None;
             return Ok(());
         }
@@ -288,7 +289,7 @@ impl<'c> Watch<'c> {
 
     /// For how long what was taken may still be added to.
     fn may_wait(&self) -> Duration {
-        self.filling.may_wait(self.sealed_at.map_or(PACE, |at| at.elapsed()))
+        self.filling.may_wait(self.sealed_at.map_or(PACE, |at| threads::since(at)))
     }
 
     fn is_busy(&self) -> bool {
@@ -439,7 +440,7 @@ impl<'c> Watch<'c> {
         }
         let transaction = Transaction { records: batch.records, last: Vec::new(), offsets: Some((membership, commits)) };
         self.revoked = false;
-        self.sealed_at = Some(Instant::now());
+        self.sealed_at = Some(threads::now());
         self.committer.as_mut().expect("made before anything is polled").submit(transaction, Sealed { tallies, taken });
         Ok(())
     }
@@ -493,9 +494,9 @@ impl<'c> Watch<'c> {
     fn satisfy(&mut self, number: u32, need: Need) -> Result<(), LogError> {
         match need {
             Need::Baseline(version) => {
-                let begun = Instant::now();
+                let begun = threads::now();
                 while !self.has_baseline(version)? {
-                    if begun.elapsed() >= BASELINE_PATIENCE || self.context.stop.wait(Duration::from_millis(20)) {
+                    if threads::since(begun) >= BASELINE_PATIENCE || self.context.stop.wait(Duration::from_millis(20)) {
                         self.starved.insert(number, version);
                         self.say();
                         return Ok(());
@@ -516,14 +517,14 @@ impl<'c> Watch<'c> {
 
     /// Asks now and then where the topics end.
     fn look_at_ends(&mut self) -> Result<(), Trouble> {
-        if self.ends_at.is_some_and(|at| at.elapsed() < ENDS) {
+        if self.ends_at.is_some_and(|at| threads::since(at) < ENDS) {
             return Ok(());
         }
         for _ in 0..2 {
             self.settle(Duration::MAX)?;
             self.submit()?;
         }
-        self.ends_at = Some(Instant::now());
+        self.ends_at = Some(threads::now());
         if let Err(error) = self.ends() {
             tracing::debug!(%error, "asking where topics end");
         }
@@ -564,8 +565,8 @@ impl<'c> Watch<'c> {
             }
             Trouble::Fenced => {
                 // A twin's commits and ours take turns, so a success in between says nothing.
-                self.fences.push_back(Instant::now());
-                self.fences.retain(|fenced| fenced.elapsed() < TWIN_TIME);
+                self.fences.push_back(threads::now());
+                self.fences.retain(|fenced| threads::since(*fenced) < TWIN_TIME);
                 if self.fences.len() >= TWIN_FENCES {
                     return Err(WatchError::Twin { id: self.transactional_id.clone() });
                 }
@@ -573,7 +574,7 @@ impl<'c> Watch<'c> {
                 // only make the group turn round once more.
                 self.start_over();
                 let doublings = u32::try_from(self.fences.len() - 1).unwrap_or(u32::MAX).min(5);
-                self.not_before = Some(Instant::now() + FENCED * 2u32.pow(doublings));
+                self.not_before = Some(threads::now() + FENCED * 2u32.pow(doublings));
                 format!("fenced as {}", self.transactional_id)
             }
             Trouble::Lost(reason) => {
@@ -587,11 +588,11 @@ impl<'c> Watch<'c> {
                     self.drop_partition(*partition);
                     self.wanting.insert(*partition);
                 }
-                self.not_before = Some(Instant::now() + RETRY);
+                self.not_before = Some(threads::now() + RETRY);
                 error.to_string()
             }
             Trouble::Passing(reason) => {
-                self.not_before = Some(Instant::now() + RETRY);
+                self.not_before = Some(threads::now() + RETRY);
                 reason
             }
         };

@@ -11,6 +11,7 @@ use super::outputs::{Output, SOURCE, Written, parse_source};
 use super::partition::{Known, Partition, Plan};
 use super::place::{Bound, Metadata, Place};
 use crate::log::{Bounds, Committed, Delivered, Log, LogError, Reader};
+use crate::threads;
 use crate::ticket::{CHAIN, Chain, Control, KIND};
 use crate::window::Counting;
 
@@ -145,7 +146,7 @@ impl Restorer<'_> {
 
     fn counting(&mut self, partition: u32, version: Option<u64>, offset: i64) -> Result<Option<Arc<Counting>>, RestoreError> {
         let Some(version) = version else { return Ok(None) };
-        let begun = std::time::Instant::now();
+        let begun = threads::now();
         loop {
             if let Some(found) = baselines::find(&mut *self.reader, self.plan, version)? {
                 return Ok(found);
@@ -153,11 +154,11 @@ impl Restorer<'_> {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(RestoreError::Cancelled);
             }
-            if begun.elapsed() >= MODEL_PATIENCE {
+            if threads::since(begun) >= MODEL_PATIENCE {
                 let spec = self.plan.spec.name.clone();
                 return Err(RestoreError::NoBaseline { spec, version, offset, partition });
             }
-            std::thread::sleep(MODEL_AGAIN);
+            threads::sleep(MODEL_AGAIN);
         }
     }
 

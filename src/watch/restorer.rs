@@ -1,18 +1,14 @@
 //! The thread that restores partitions, beside the one that polls: a long restore must not cost the membership.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::time::Duration;
 
 use super::partition::{Partition, Plan};
 use super::restore::{Job, RestoreError, restore};
 use crate::log::Log;
-
-/// Jobs that wait at once: one for each partition, with room.
-const JOBS: usize = 4_096;
+use crate::threads::{self, Monitor};
 
 struct Asked {
     partition: u32,
@@ -26,32 +22,43 @@ struct Answered {
     result: Result<Partition, RestoreError>,
 }
 
+/// What passes between the two threads: at most one job a partition that counts, and its answer.
+#[derive(Default)]
+struct Desk {
+    asked: VecDeque<Asked>,
+    answered: VecDeque<Answered>,
+    is_closed: bool,
+}
+
 /// Restores partitions one after the other; the latest request for a partition is the one that counts.
 pub(super) struct Restorer {
-    asked: Sender<Asked>,
-    answered: Receiver<Answered>,
+    desk: Arc<Monitor<Desk>>,
     pending: BTreeMap<u32, Arc<AtomicBool>>,
 }
 
 impl Restorer {
     /// Starts the thread. It ends when the restorer is dropped; a read under way is given up at its next record.
     pub(super) fn start(log: Arc<dyn Log>, plan: Plan, max_rows: usize) -> Self {
-        let (asked, jobs) = bounded::<Asked>(JOBS);
-        let (answers, answered) = bounded::<Answered>(JOBS);
+        let desk = Arc::new(Monitor::new(Desk::default()));
+        let its = Arc::clone(&desk);
         let work = move || {
-            for Asked { partition, job, cancelled } in jobs {
+            loop {
+                let mut desk = its.wait_for(Duration::MAX, |desk| !desk.asked.is_empty() || desk.is_closed);
+                if desk.is_closed {
+                    return;
+                }
+                let Some(Asked { partition, job, cancelled }) = desk.asked.pop_front() else { continue };
+                drop(desk);
                 let result = if cancelled.load(Ordering::Relaxed) {
                     Err(RestoreError::Cancelled)
                 } else {
                     restore(&*log, &plan, job, max_rows, &cancelled)
                 };
-                if answers.send(Answered { partition, cancelled, result }).is_err() {
-                    return;
-                }
+                its.lock().answered.push_back(Answered { partition, cancelled, result });
             }
         };
-        thread::Builder::new().name("watch-restore".to_owned()).spawn(work).expect("the system gives the process one more thread");
-        Self { asked, answered, pending: BTreeMap::new() }
+        drop(threads::spawn("watch-restore", work).expect("the system gives the process one more thread"));
+        Self { desk, pending: BTreeMap::new() }
     }
 
     /// Asks for a partition; an earlier request for it is cancelled.
@@ -59,7 +66,11 @@ impl Restorer {
         self.cancel(partition);
         let cancelled = Arc::new(AtomicBool::new(false));
         self.pending.insert(partition, Arc::clone(&cancelled));
-        self.asked.send(Asked { partition, job, cancelled }).expect("the thread lives as long as this");
+        let mut desk = self.desk.lock();
+        desk.asked.retain(|asked| !asked.cancelled.load(Ordering::Relaxed));
+        desk.asked.push_back(Asked { partition, job, cancelled });
+        drop(desk);
+        self.desk.notify();
     }
 
     pub(super) fn cancel(&mut self, partition: u32) {
@@ -74,7 +85,7 @@ impl Restorer {
 
     /// Returns the next partition that is restored, or could not be; what was cancelled is passed over.
     pub(super) fn finished(&mut self) -> Option<(u32, Result<Partition, RestoreError>)> {
-        while let Ok(Answered { partition, cancelled, result }) = self.answered.try_recv() {
+        while let Some(Answered { partition, cancelled, result }) = self.desk.lock().answered.pop_front() {
             if !cancelled.load(Ordering::Relaxed) {
                 self.pending.remove(&partition);
                 return Some((partition, result));
@@ -89,5 +100,7 @@ impl Drop for Restorer {
         for cancelled in self.pending.values() {
             cancelled.store(true, Ordering::Relaxed);
         }
+        self.desk.lock().is_closed = true;
+        self.desk.notify();
     }
 }

@@ -25,6 +25,8 @@ struct Seat {
     /// Has been told of its assignment.
     announced: bool,
     assignment: Vec<u32>,
+    /// When it last polled.
+    heard: Option<Instant>,
     /// Next offset to be delivered, of the partitions that were started.
     positions: BTreeMap<u32, i64>,
 }
@@ -46,7 +48,7 @@ pub(super) enum Turn {
 
 impl Group {
     pub(super) fn join(&mut self, member: u64, now: Instant) {
-        self.seats.insert(member, Seat::default());
+        self.seats.insert(member, Seat { heard: Some(now), ..Seat::default() });
         self.rebalance(now);
     }
 
@@ -66,6 +68,23 @@ impl Group {
 
     fn rebalance(&mut self, now: Instant) {
         self.rebalancing.get_or_insert(now);
+    }
+
+    /// A member gave a sign of life.
+    pub(super) fn hear(&mut self, member: u64, now: Instant) {
+        if let Some(seat) = self.seats.get_mut(&member) {
+            seat.heard = Some(now);
+        }
+    }
+
+    /// Removes the members that gave none for longer than `patience`.
+    pub(super) fn silence(&mut self, patience: Duration, partitions: u32, now: Instant) {
+        let before = self.seats.len();
+        self.seats.retain(|_, seat| seat.heard.is_none_or(|heard| now.saturating_duration_since(heard) <= patience));
+        if self.seats.len() < before {
+            self.rebalance(now);
+            self.settle(partitions);
+        }
     }
 
     /// Ends a rebalance that waits for members who stay silent, by removing them.
@@ -112,7 +131,7 @@ impl Group {
         let mut next = 0;
         for (seat, index) in self.seats.values_mut().zip(0..) {
             let share = partitions / members + u32::from(index < partitions % members);
-            *seat = Seat { seated: true, assignment: (next..next + share).collect(), ..Seat::default() };
+            *seat = Seat { seated: true, assignment: (next..next + share).collect(), heard: seat.heard, ..Seat::default() };
             next += share;
         }
     }
@@ -188,6 +207,27 @@ mod tests {
         assert_eq!(group.turn(1, 1), Turn::GiveUp);
         assert!(!group.admits(1, old));
         assert_eq!(group.turn(2, 1), Turn::Take(vec![]));
+    }
+
+    #[test]
+    fn a_member_without_a_sign_of_life_loses_its_seat_to_the_others() {
+        let (mut group, now) = (Group::default(), Instant::now());
+        for member in 1..=2 {
+            group.join(member, now);
+        }
+        for member in 1..=2 {
+            group.turn(member, 1);
+        }
+        assert_eq!([group.turn(1, 1), group.turn(2, 1)], [Turn::Take(vec![0]), Turn::Take(vec![])]);
+        let old = group.generation_of(1).unwrap();
+        group.hear(2, now + PATIENCE);
+        group.silence(PATIENCE, 1, now + PATIENCE);
+        assert!(group.admits(1, old));
+        group.silence(PATIENCE, 1, now + PATIENCE * 3 / 2);
+        assert!(!group.admits(1, old));
+        assert_eq!(group.turn(2, 1), Turn::GiveUp);
+        assert_eq!(group.turn(2, 1), Turn::Take(vec![0]));
+        assert_eq!(group.turn(1, 1), Turn::Ousted);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod partition;
 mod state;
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use self::group::Turn;
@@ -18,6 +18,7 @@ use super::{
     Bounds, Committed, Delivered, Follower, Log, LogError, Member, Membership, MembershipOf, Polled, Producer, Reader, TopicSettings,
     TransactError, Transaction,
 };
+use crate::threads::{self, Monitor};
 
 /// Records that one poll brings at most.
 const POLL_RECORDS: usize = 4_096;
@@ -35,6 +36,8 @@ pub struct Limits {
     pub backlog_patience: Duration,
     /// How long a member may leave a rebalance unanswered before it is ousted.
     pub rebalance_patience: Duration,
+    /// How long a member may go without a poll before it is ousted.
+    pub session_patience: Duration,
     /// How long a read waits for a hanging transaction.
     pub hanging_patience: Duration,
 }
@@ -47,6 +50,7 @@ impl Default for Limits {
             backlog_records: i64::MAX,
             backlog_patience: Duration::from_secs(10),
             rebalance_patience: Duration::from_secs(10),
+            session_patience: Duration::MAX,
             hanging_patience: Duration::from_secs(20),
         }
     }
@@ -82,18 +86,16 @@ pub struct MemoryLog {
 #[derive(Default)]
 struct Shared {
     limits: Limits,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Monitor<State>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    fn wait<'a>(&self, guard: MutexGuard<'a, State>, until: Instant) -> MutexGuard<'a, State> {
-        let time = until.saturating_duration_since(Instant::now());
-        self.changed.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+    fn wait<'a>(&'a self, guard: MutexGuard<'a, State>, until: Instant) -> MutexGuard<'a, State> {
+        self.state.wait(guard, Some(until))
     }
 }
 
@@ -118,7 +120,7 @@ impl MemoryLog {
     /// Removes all members of `group`, as if they had been silent for too long. They notice when they poll, and join again.
     pub fn oust(&self, group: &str) {
         self.shared.lock().oust(group);
-        self.shared.changed.notify_all();
+        self.shared.state.notify();
     }
 
     /// Forgets the records of a partition before `offset`, as retention would.
@@ -144,7 +146,7 @@ impl Log for MemoryLog {
 
     fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>, LogError> {
         let epoch = self.shared.lock().next_epoch(transactional_id);
-        self.shared.changed.notify_all();
+        self.shared.state.notify();
         Ok(Box::new(MemoryProducer { shared: Arc::clone(&self.shared), id: transactional_id.to_owned(), epoch, spent: false }))
     }
 
@@ -154,8 +156,8 @@ impl Log for MemoryLog {
             return Err(missing(format!("joining {group} on {topic}")));
         }
         let id = state.next_member();
-        state.group(group, topic).join(id, Instant::now());
-        self.shared.changed.notify_all();
+        state.group(group, topic).join(id, threads::now());
+        self.shared.state.notify();
         let (shared, group, topic) = (Arc::clone(&self.shared), group.to_owned(), topic.to_owned());
         Ok(Box::new(MemoryMember { shared, group, topic, id, held: Vec::new(), generation: None, turns: 0 }))
     }
@@ -195,7 +197,7 @@ impl Producer for MemoryProducer {
         }
         let result = self.attempt(transaction);
         self.spent = result.is_err();
-        self.shared.changed.notify_all();
+        self.shared.state.notify();
         result
     }
 }
@@ -204,13 +206,13 @@ impl MemoryProducer {
     fn attempt(&self, transaction: Transaction) -> Result<(), TransactError> {
         let limits = &self.shared.limits;
         let mut state = self.shared.lock();
-        let give_up = Instant::now() + limits.backlog_patience;
+        let give_up = threads::now() + limits.backlog_patience;
         loop {
             if state.epoch(&self.id) != self.epoch {
                 return Err(TransactError::Fenced { id: self.id.clone() });
             }
             let Some(topic) = state.backlogged(&transaction, limits.backlog_records) else { break };
-            if Instant::now() >= give_up {
+            if threads::now() >= give_up {
                 let reason = format!("a group on {topic} lags by more than {} records", limits.backlog_records);
                 return Err(TransactError::Aborted { reason });
             }
@@ -235,13 +237,13 @@ struct MemoryMember {
 
 impl Member for MemoryMember {
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
-        let give_up = Instant::now() + timeout;
+        let give_up = threads::now() + timeout;
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         loop {
-            let now = Instant::now();
+            let now = threads::now();
             let mut wake = give_up;
-            match state.turn(&self.group, &self.topic, self.id, shared.limits.rebalance_patience, now) {
+            match state.turn(&self.group, &self.topic, self.id, &shared.limits, now) {
                 Turn::Ousted => {
                     self.generation = None;
                     if !self.held.is_empty() {
@@ -249,12 +251,12 @@ impl Member for MemoryMember {
                     }
                     self.id = state.next_member();
                     state.group(&self.group, &self.topic).join(self.id, now);
-                    shared.changed.notify_all();
+                    shared.state.notify();
                     continue;
                 }
                 Turn::GiveUp => {
                     self.generation = None;
-                    shared.changed.notify_all();
+                    shared.state.notify();
                     if !self.held.is_empty() {
                         return Ok(Polled::Revoked(std::mem::take(&mut self.held)));
                     }
@@ -276,7 +278,7 @@ impl Member for MemoryMember {
                     let records = state.deliver(&self.group, &self.topic, self.id, self.turns)?;
                     if !records.is_empty() {
                         self.turns += 1;
-                        shared.changed.notify_all();
+                        shared.state.notify();
                         return Ok(Polled::Records(records));
                     }
                 }
@@ -314,7 +316,7 @@ impl Drop for MemoryMember {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.leave(&self.group, &self.topic, self.id);
-        self.shared.changed.notify_all();
+        self.shared.state.notify();
     }
 }
 
@@ -336,7 +338,7 @@ impl Reader for MemoryReader {
         each: &mut dyn FnMut(Delivered) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         let to = to.min(self.bounds(topic, partition)?.end);
-        let give_up = Instant::now() + self.shared.limits.hanging_patience;
+        let give_up = threads::now() + self.shared.limits.hanging_patience;
         let mut records = Vec::new();
         let mut position = from;
         while position < to {
@@ -345,7 +347,7 @@ impl Reader for MemoryReader {
             super::within(topic, partition, bounds, position)?;
             let next = state.partition(topic, partition)?.copy(position, to, POLL_RECORDS, &mut records);
             if next == position {
-                if Instant::now() >= give_up {
+                if threads::now() >= give_up {
                     return Err(LogError::HeldUp { topic: topic.to_owned(), partition, stuck_at: position, end: bounds.end });
                 }
                 state = self.shared.wait(state, give_up);
@@ -370,12 +372,12 @@ struct MemoryFollower {
 
 impl Follower for MemoryFollower {
     fn poll(&mut self, timeout: Duration) -> Result<Vec<Delivered>, LogError> {
-        let give_up = Instant::now() + timeout;
+        let give_up = threads::now() + timeout;
         let mut state = self.shared.lock();
         let mut records = Vec::new();
         loop {
             state.copy_from(&self.topic, &mut self.positions, &mut records)?;
-            if !records.is_empty() || Instant::now() >= give_up {
+            if !records.is_empty() || threads::now() >= give_up {
                 return Ok(records);
             }
             state = self.shared.wait(state, give_up);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::group::{Group, Turn};
 use super::partition::Partition;
@@ -12,6 +12,7 @@ use crate::log::refusal::{self, Existing};
 use crate::log::{
     Bounds, Committed, Delivered, LogError, MAX_RECORD_BYTES, MembershipOf, Record, TopicSettings, TransactError, Transaction,
 };
+use crate::threads;
 
 #[derive(Default)]
 pub(super) struct State {
@@ -103,13 +104,15 @@ impl State {
 
     pub(super) fn leave(&mut self, group: &str, topic: &str, member: u64) {
         let partitions = self.count(topic);
-        self.group(group, topic).leave(member, partitions, Instant::now());
+        self.group(group, topic).leave(member, partitions, threads::now());
     }
 
-    pub(super) fn turn(&mut self, group: &str, topic: &str, member: u64, patience: Duration, now: Instant) -> Turn {
+    pub(super) fn turn(&mut self, group: &str, topic: &str, member: u64, limits: &Limits, now: Instant) -> Turn {
         let partitions = self.count(topic);
         let group = self.group(group, topic);
-        group.expire(patience, partitions, now);
+        group.hear(member, now);
+        group.silence(limits.session_patience, partitions, now);
+        group.expire(limits.rebalance_patience, partitions, now);
         group.turn(member, partitions)
     }
 
