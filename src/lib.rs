@@ -51,6 +51,8 @@ pub mod train;
 
 pub mod backfill;
 
+pub mod audit;
+
 pub mod check;
 pub mod quiet;
 

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["history"],
     &["window"],
     &["watch"],
-    &["backfill"],
+    &["backfill", "audit"],
     &["judge"],
     &["train"],
     &["check", "quiet", "outbox", "webhook", "trigger_documents", "serve"],

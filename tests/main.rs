@@ -4,6 +4,7 @@
 
 mod support;
 
+mod audit;
 mod backfill;
 mod circle;
 mod closed_loop;

@@ -70,12 +70,17 @@ pub(crate) fn time_of_token(data: &str) -> Option<ClusterTime> {
     Some((number(0..8)?, number(8..16)?))
 }
 
+/// Returns the cluster time in a dead letter's position; `None` of the history and of files.
+pub(crate) fn time_of_place(position: &str) -> Option<ClusterTime> {
+    time_of_token(position.strip_prefix(TOKEN_PLACE)?)
+}
+
 /// Returns the identity of a dead letter.
 pub(crate) fn of_dead_letter(key: Option<&[u8]>, position: Option<&str>) -> Identity {
     let position = position.unwrap_or_default();
     match key {
         Some(key) if position.starts_with(ROW_PLACE) => Identity::Row(key.to_vec()),
-        Some(key) => match position.strip_prefix(TOKEN_PLACE).and_then(time_of_token) {
+        Some(key) => match time_of_place(position) {
             Some(time) => Identity::Commit(key.to_vec(), time),
             None => Identity::Place(position.to_owned()),
         },

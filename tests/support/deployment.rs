@@ -74,9 +74,14 @@ impl Deployment {
         program
     }
 
+    /// Runs a command to its end, however that is.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.program(arguments).output().expect("the program is built")
+    }
+
     /// Runs a command to its end and returns what it said; panics when it fails.
     pub(crate) fn command(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.program(arguments).output().expect("the program is built");
+        let Output { status, stdout, stderr } = self.output(arguments);
         assert!(status.success(), "tidemark {}: {status}\n{}", arguments.join(" "), String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).expect("it speaks UTF-8")
     }

@@ -17,7 +17,7 @@ use crate::train::trial::{Decision, Request, Trial};
 use super::report::{BaselineReport, ModelReport, Report};
 use super::rows::Rows;
 use super::{InProduction, Surroundings};
-use crate::cli::audit::{Promotion, write_promotion, write_report};
+use crate::cli::documents::{Promotion, write_promotion, write_report};
 use crate::cli::baseline::publish::{Publisher, find_document, publish_document, versions};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::progress::Progress;

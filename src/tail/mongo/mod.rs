@@ -53,6 +53,11 @@ pub fn stages(spec: &Spec) -> Vec<Document> {
     pipeline::stages(spec, &Normaliser::new(spec).paths())
 }
 
+/// Returns the predicate by which the server leaves out what is not completed, where it can be spelt.
+pub(crate) fn completed_filter(spec: &Spec) -> Document {
+    pipeline::completed_filter(spec)
+}
+
 /// The source.
 pub struct MongoSource {
     uri: SecretString,
