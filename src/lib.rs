@@ -12,6 +12,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod fault;
 pub mod metrics;
 pub mod model_event;
 pub mod spec;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use crate::support::{Deployment, kafka, wait_until};
 use crate::support::mongo::runtime;
+use crate::support::{Deployment, kafka, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -108,7 +108,10 @@ fn the_audit_tells_what_is_wrong_from_what_is_only_late_or_gone() {
     runtime.block_on(async {
         collection.delete_one(doc! { "ticket_id": "T-3" }).await.unwrap();
         collection.update_one(doc! { "ticket_id": "T-4" }, doc! { "$set": { "status": "EXECUTING" } }).await.unwrap();
-        collection.update_one(doc! { "ticket_id": "T-5" }, doc! { "$set": { "completed_at": DateTime::from_millis(1_600_000_000_000) } }).await.unwrap();
+        collection
+            .update_one(doc! { "ticket_id": "T-5" }, doc! { "$set": { "completed_at": DateTime::from_millis(1_600_000_000_000) } })
+            .await
+            .unwrap();
     });
     let (code, report) = audit(&deployment, &[]);
     assert_eq!(code, 0, "{report:#}");

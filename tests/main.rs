@@ -6,6 +6,7 @@ mod support;
 
 mod audit;
 mod backfill;
+mod chaos;
 mod circle;
 mod closed_loop;
 mod command;

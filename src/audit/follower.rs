@@ -87,6 +87,8 @@ type Name = (&'static str, u64);
 #[derive(Default)]
 struct Partition {
     chain: Option<Chain>,
+    /// Those before it, each as far as it came.
+    earlier: Vec<Chain>,
     beginning: Option<Beginning>,
     latest: Option<ClusterTime>,
     mark: Option<u64>,
@@ -193,7 +195,7 @@ impl Follower {
             let mut begun = Chain::begin(&theirs.id);
             let followed = begun.follow(record);
             if followed.is_ok() {
-                state.chain = Some(begun);
+                state.earlier.extend(state.chain.replace(begun));
             }
             followed
         } else if let Some(chain) = &mut state.chain {
@@ -206,7 +208,7 @@ impl Follower {
         if let Err(broken) = followed {
             self.findings.note(Kind::ChainBroken, || format!("{place}: {broken}"));
             if matches!(broken, Break::Missing { .. } | Break::Other { .. }) {
-                state.chain = Some(theirs);
+                state.earlier.extend(state.chain.replace(theirs));
             }
         }
         if self.holds_tickets && kind != TICKET.as_bytes() {
@@ -310,9 +312,9 @@ impl Follower {
 }
 
 fn lacks(state: &Partition, head: &Head) -> bool {
-    let Some(chain) = &state.chain else { return head.chain.seq > 0 };
+    let reaches = |chain: &Chain| chain.id == head.chain.id && chain.seq >= head.chain.seq;
     // A chain that begins anew stands first in the position, then in the log.
-    chain.id == head.chain.id && chain.seq < head.chain.seq || chain.id != head.chain.id && head.chain.seq > 0
+    head.chain.seq > 0 && !state.earlier.iter().chain(&state.chain).any(reaches)
 }
 
 /// Where a record is, in words.

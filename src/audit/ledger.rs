@@ -124,9 +124,7 @@ impl Ledger {
     pub fn line(&mut self, line: Line) {
         let (id, key) = match &line {
             Line::Ticket(ticket) => (Key::of(&ticket.key), ticket.key.clone()),
-            Line::Dead(dead) => {
-                (dead.id(), dead.key.clone().unwrap_or_else(|| Bytes::from(format!("(no id: {})", dead.reason))))
-            }
+            Line::Dead(dead) => (dead.id(), dead.key.clone().unwrap_or_else(|| Bytes::from(format!("(no id: {})", dead.reason)))),
         };
         if !self.chosen.has(id) {
             return;

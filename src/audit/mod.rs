@@ -46,8 +46,7 @@ pub fn check(sides: &Sides<'_>) -> Findings {
     let Sides { topics, partitions, facts, tickets, dead_letters } = *sides;
     let mut ledger = Ledger::of(Chosen::all());
     facts.iter().for_each(|fact| ledger.fact(fact));
-    let mut followers =
-        [Follower::of_tickets(&topics.tickets, partitions), Follower::of_dead_letters(&topics.dead_letters, partitions)];
+    let mut followers = [Follower::of_tickets(&topics.tickets, partitions), Follower::of_dead_letters(&topics.dead_letters, partitions)];
     for (follower, records) in followers.iter_mut().zip([tickets, dead_letters]) {
         records.iter().filter_map(|record| follower.take(record)).for_each(|line| ledger.line(line));
     }

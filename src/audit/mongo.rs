@@ -48,7 +48,8 @@ pub(super) enum As {
 
 impl Collection {
     pub(super) fn open(config: &Config, spec: &Spec) -> Result<Self, AuditError> {
-        let none = || AuditError::NotConfigured("mongodb.uri is not set: set MONGODB_URI, --mongodb-uri or the key in the configuration file");
+        let none =
+            || AuditError::NotConfigured("mongodb.uri is not set: set MONGODB_URI, --mongodb-uri or the key in the configuration file");
         let uri = config.mongodb.uri.as_ref().ok_or_else(none)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| AuditError::Refused(format!("cannot start a runtime: {error}")))?;
@@ -73,9 +74,9 @@ impl Collection {
     pub(super) fn operation_time(&self) -> Result<ClusterTime, AuditError> {
         let hello = self.runtime.block_on(async { self.database.run_command(doc! { "hello": 1 }).await });
         let hello = hello.map_err(|error| self.failure(&error))?;
-        let time = hello.get_timestamp("operationTime").map_err(|_| {
-            AuditError::Refused(format!("{} is neither of a replica set nor of a sharded cluster", self.place))
-        })?;
+        let time = hello
+            .get_timestamp("operationTime")
+            .map_err(|_| AuditError::Refused(format!("{} is neither of a replica set nor of a sharded cluster", self.place)))?;
         Ok((time.time, time.increment))
     }
 

@@ -240,7 +240,12 @@ impl Audit<'_> {
             findings.note(kind, || open.to_string());
         }
         self.only_in_log(&extra, &mut findings)?;
-        Ok(self.report(findings, gaps, lag, Counted { in_mongodb: in_mongodb.count(), in_log: buckets.count(), passes, as_of_position, reasons }))
+        Ok(self.report(
+            findings,
+            gaps,
+            lag,
+            Counted { in_mongodb: in_mongodb.count(), in_log: buckets.count(), passes, as_of_position, reasons },
+        ))
     }
 
     fn report(&self, findings: Findings, gaps: Vec<Gap>, lag: Lag, counted: Counted) -> Report {
@@ -320,16 +325,19 @@ impl Audit<'_> {
         let mut dead_letters = Follower::of_dead_letters(&self.topics.dead_letters, self.partitions);
         let mut buckets = Buckets::default();
         let mut reasons = std::collections::BTreeMap::new();
-        self.lines(&mut |is_ticket, record| {
-            let line = if is_ticket { tickets.take(record) } else { dead_letters.take(record) };
-            if let Some(Line::Dead(dead)) = &line {
-                *reasons.entry(dead.reason.clone()).or_default() += 1;
-            }
-            line
-        }, &mut |line| match line {
-            Line::Ticket(ticket) => buckets.add(Key::of(&ticket.key), Some(ticket.completed_at_ms)),
-            Line::Dead(dead) => buckets.add(dead.id(), None),
-        })?;
+        self.lines(
+            &mut |is_ticket, record| {
+                let line = if is_ticket { tickets.take(record) } else { dead_letters.take(record) };
+                if let Some(Line::Dead(dead)) = &line {
+                    *reasons.entry(dead.reason.clone()).or_default() += 1;
+                }
+                line
+            },
+            &mut |line| match line {
+                Line::Ticket(ticket) => buckets.add(Key::of(&ticket.key), Some(ticket.completed_at_ms)),
+                Line::Dead(dead) => buckets.add(dead.id(), None),
+            },
+        )?;
         Ok(Read { tickets, dead_letters, buckets, reasons })
     }
 
@@ -470,7 +478,9 @@ impl ToCome {
         match &self.found {
             Some(found) => found.contains(&(open.id, open.completed_at_ms)),
             // There will be a gap record: until then only the times tell.
-            None => open.completed_at_ms.is_some_and(|ms| position.place.time().is_some_and(|(seconds, _)| ms / 1_000 >= i64::from(seconds))),
+            None => {
+                open.completed_at_ms.is_some_and(|ms| position.place.time().is_some_and(|(seconds, _)| ms / 1_000 >= i64::from(seconds)))
+            }
         }
     }
 }
@@ -486,9 +496,7 @@ fn item(event: &Event) -> Option<(Key, Option<i64>)> {
     let Event::Ticket { normalised, .. } = event else { return None };
     match normalised {
         Normalised::Completed(ticket) => Some((Key::of(&ticket.id.key()), Some(ticket.completed_at_ms))),
-        Normalised::Dead(dead) => {
-            Some((dead.id.as_ref().map_or_else(|| Key::of_no_id(dead.reason.name()), |id| Key::of(&id.key())), None))
-        }
+        Normalised::Dead(dead) => Some((dead.id.as_ref().map_or_else(|| Key::of_no_id(dead.reason.name()), |id| Key::of(&id.key())), None)),
         Normalised::Other(_) => None,
     }
 }

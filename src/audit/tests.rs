@@ -45,7 +45,8 @@ impl Written {
     }
 
     fn ticket(&mut self, id: &str, completed_at: i64, commit: u32) {
-        let value = format!("{{\"id\":{id:?},\"completed_at\":{completed_at},\"commit\":[{commit},1],\"transition\":\"insert\",\"fields\":{{}}}}");
+        let value =
+            format!("{{\"id\":{id:?},\"completed_at\":{completed_at},\"commit\":[{commit},1],\"transition\":\"insert\",\"fields\":{{}}}}");
         let key = Bytes::copy_from_slice(id.as_bytes());
         self.append(partition(&key, PARTITIONS), "ticket", Some(key), value.into());
     }

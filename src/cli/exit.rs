@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn the_table_in_the_help_lists_every_code() {
-        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::LevelReached, Exit::Unreachable, Exit::BadInput, Exit::Refused, Exit::Differs] {
+        for exit in
+            [Exit::Ok, Exit::Failed, Exit::Usage, Exit::LevelReached, Exit::Unreachable, Exit::BadInput, Exit::Refused, Exit::Differs]
+        {
             assert!(TABLE.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }
     }

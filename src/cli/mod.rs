@@ -201,9 +201,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap
 }
 
 fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {
+    let fault = environment.get(crate::fault::VARIABLE).cloned();
     let mut session = Session::begin(cli.global, environment)?;
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
+    if let Some(fault) = fault {
+        crate::fault::arm(&fault);
+    }
     if session.out.format == Format::Html && !matches!(cli.command, Command::Check(_)) {
         return Err(Failure::new(Exit::Usage, "--output html is for `tidemark check` only; take text or json"));
     }

@@ -88,8 +88,14 @@ impl Deployment {
 
     /// Starts a process that goes on until it is stopped.
     pub(crate) fn start(&self, instance: &str, arguments: &[&str]) -> Process {
+        self.start_with(instance, arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(&self, instance: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let [http] = free_ports();
         let mut program = self.program(arguments);
+        program.envs(environment.iter().copied());
         program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
         Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
     }
@@ -143,6 +149,11 @@ impl Process {
         let page = self.get("/metrics").map(|(_, page)| page).unwrap_or_default();
         let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         page.lines().filter(is_its).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().expect("a counter")).sum()
+    }
+
+    /// Returns the last lines of what the process said.
+    pub(crate) fn last_words(&self) -> String {
+        self.server.last_words()
     }
 
     /// Whether the process that was started is still there: nobody starts it again.

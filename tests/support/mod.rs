@@ -6,6 +6,7 @@ pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
+pub(crate) mod late_end;
 pub(crate) mod mlflow;
 pub(crate) mod models;
 pub(crate) mod mongo;
