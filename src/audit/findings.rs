@@ -73,6 +73,31 @@ impl Kind {
         self.is_wrong() || matches!(self, Self::Gone | Self::Altered | Self::Again)
     }
 
+    /// Returns its name in reports and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::MissingDeadLetter => "missing_dead_letter",
+            Self::Duplicated => "duplicated",
+            Self::DuplicatedDeadLetter => "duplicated_dead_letter",
+            Self::OutOfOrder => "out_of_order",
+            Self::ChainBroken => "chain_broken",
+            Self::ControlTorn => "control_torn",
+            Self::GapsOverlap => "gaps_overlap",
+            Self::Unreadable => "unreadable",
+            Self::Gone => "gone",
+            Self::Altered => "altered",
+            Self::Again => "again",
+            Self::Folded => "folded",
+            Self::OtherwiseRecorded => "otherwise_recorded",
+            Self::Lagging => "lagging",
+            Self::InGap => "in_gap",
+            Self::BeforeTheLog => "before_the_log",
+            Self::Stranger => "stranger",
+        }
+    }
+
     /// Returns it in words.
     #[must_use]
     pub fn words(self) -> &'static str {

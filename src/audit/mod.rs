@@ -7,6 +7,7 @@
 //! only. Memory is bounded whatever the number of tickets.
 
 mod buckets;
+mod continuous;
 mod findings;
 mod follower;
 mod ledger;
@@ -14,6 +15,7 @@ mod mongo;
 mod run;
 
 pub use buckets::{BUCKETS, Buckets, Chosen, Key};
+pub use continuous::audit_continuously;
 pub use findings::{Findings, Found, Kind};
 pub use follower::{Beginning, DeadLine, Follower, Gap, Line, TicketLine};
 pub use ledger::{Differences, Fact, Ledger, Open};

@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::time::Instant;
 
+/// Characters of a line that are shown.
+const LONGEST: usize = 600;
+
 /// How many runs, from which seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seeds {
@@ -27,16 +30,23 @@ pub(crate) struct Story {
     pub(crate) faults: u64,
     /// What was violated.
     violations: Vec<String>,
+    /// What is told of every run.
+    note: String,
 }
 
 impl Story {
     fn new() -> Self {
-        Self { begun: Instant::now(), lines: Vec::new(), faults: 0, violations: Vec::new() }
+        Self { begun: Instant::now(), lines: Vec::new(), faults: 0, violations: Vec::new(), note: String::new() }
     }
 
     /// Tells what happens.
     pub(crate) fn tell(&mut self, line: impl Into<String>) {
         self.lines.push(format!("{:>7.2} s  {}", self.begun.elapsed().as_secs_f64(), line.into()));
+    }
+
+    /// Says what is told of the run however it ends.
+    pub(crate) fn note(&mut self, note: String) {
+        self.note = note;
     }
 
     /// Tells what does not hold.
@@ -58,11 +68,13 @@ pub(crate) fn run(seeds: Seeds, faults: &str, mut one: impl FnMut(u64, &mut Stor
         let mut story = Story::new();
         one(seed, &mut story);
         all += story.faults;
-        println!("seed {seed}: {} {faults}, {:.0} s", story.faults, story.begun.elapsed().as_secs_f64());
+        println!("seed {seed}: {} {faults}, {:.0} s {}", story.faults, story.begun.elapsed().as_secs_f64(), story.note);
         if !story.is_clean() {
             violations += 1;
             println!("seed {seed} VIOLATES:");
-            story.violations.iter().for_each(|violation| println!("  {}", violation.replace('\n', "\n    ")));
+            for line in story.violations.iter().flat_map(|violation| violation.lines()) {
+                println!("  {}", line.chars().take(LONGEST).collect::<String>());
+            }
             println!("what happened:");
             story.lines.iter().for_each(|line| println!("  {line}"));
         }

@@ -13,23 +13,29 @@ use tidemark::log::TopicSettings;
 
 use super::campaign::{Seeds, Story, run};
 use super::check::Checker;
-use super::kills::tickets;
-use crate::e2e::last_mark;
+use crate::e2e::{halves, last_mark};
 use crate::support::late_end::LateEnd;
 use crate::support::{Deployment, Kafka, mongo, wait_until};
 
 const PARTITIONS: u32 = 2;
 /// Attacks in one run.
 const ATTACKS: usize = 10;
+/// Tickets that complete at once, and how often at most while one attack is waited for.
+const PART: usize = 12;
+const MOST_PARTS: usize = 60;
 /// How long an attack waits for the two transactions that it needs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Sends numbers in transactions of two halves, each acknowledged before the next; what fails is aborted and sent again.
+/// Sends numbers in transactions of two halves, each acknowledged before the next; what fails is sent again by a new producer.
 fn naive(kafka: &str, topic: &str, transactions: u32, proxy: &LateEnd) -> Option<i16> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka).set("transactional.id", "naive").set("retry.backoff.ms", "100").set("log_level", "0");
-    let producer: BaseProducer = config.create().unwrap();
-    producer.init_transactions(LIMIT).unwrap();
+    let begin = || {
+        let producer: BaseProducer = config.create().unwrap();
+        producer.init_transactions(LIMIT).unwrap();
+        producer
+    };
+    let mut producer = begin();
     let mut code = None;
     for number in 0..transactions {
         if number == 1 {
@@ -44,7 +50,7 @@ fn naive(kafka: &str, topic: &str, transactions: u32, proxy: &LateEnd) -> Option
             });
             match halves.and_then(|()| producer.commit_transaction(LIMIT)) {
                 Ok(()) => break,
-                Err(_) => producer.abort_transaction(LIMIT).unwrap(),
+                Err(_) => producer = begin(),
             }
         }
         code = code.or_else(|| if number >= 2 { proxy.carried_out(Duration::from_secs(1)) } else { None });
@@ -95,9 +101,11 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
     checker.create_topics();
     let mut dice = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut roll = |sides: usize| usize::try_from(dice.next_u64() % sides as u64).expect("small");
+    let mut inserted = 0;
     let process = deployment.start("one", &["run"]);
     wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
-    let mut parts = tickets().chunks(tickets().len() / (ATTACKS * 4));
+    let mut parts = halves().1.chunks(PART);
+    let mut codes: BTreeMap<i16, usize> = BTreeMap::new();
     for _ in 0..ATTACKS {
         let stage = ["tail", "watch", "judge"][roll(3)];
         let id = if stage == "tail" { format!("{name}.tail") } else { format!("{name}.{stage}.one") };
@@ -105,19 +113,23 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
         proxy.attack(&id, release_at);
         let mut code = None;
         // Tickets go on until the attacked stage has begun two transactions.
-        for part in parts.by_ref().take(4) {
+        for part in parts.by_ref().take(MOST_PARTS) {
             deployment.insert(part);
-            code = code.or_else(|| proxy.carried_out(Duration::from_millis(700)));
+            inserted += part.len();
+            code = proxy.carried_out(Duration::from_millis(100));
+            if code.is_some() {
+                break;
+            }
         }
-        code = code.or_else(|| proxy.carried_out(Duration::from_secs(5)));
-        story.tell(format!("EndTxn of {id} held, released before request {release_at} of the next: {code:?}"));
+        code = code.or_else(|| proxy.carried_out(Duration::from_secs(2)));
+        story.tell(format!("EndTxn of {id} held, released before request {release_at} of the next; the broker says {code:?}"));
         story.faults += u64::from(code.is_some());
-        if code == Some(0) {
-            story.tell("the broker took it");
+        if let Some(code) = code {
+            *codes.entry(code).or_default() += 1;
         }
     }
-    parts.for_each(|part| deployment.insert(part));
-    let last = last_mark(tickets());
+    story.note(format!("the broker's codes: {codes:?}"));
+    let last = last_mark(&halves().1[..inserted]);
     let begun = std::time::Instant::now();
     while checker.judged_until() < Some(last) {
         if begun.elapsed() > LIMIT {
@@ -127,7 +139,7 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
         std::thread::sleep(Duration::from_millis(100));
     }
     process.kill();
-    checker.audit(tickets().len(), story);
+    checker.audit(inserted, story);
 }
 
 #[test]
