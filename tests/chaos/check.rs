@@ -65,6 +65,13 @@ impl Checker {
         records
     }
 
+    /// Returns the tickets of a partition.
+    pub(crate) fn tickets(&self, partition: u32) -> Vec<Delivered> {
+        let mut records = self.records(&self.topics.tickets, partition);
+        records.retain(|record| record.header("kind") == Some(b"ticket"));
+        records
+    }
+
     /// Returns the event time of the last verdict, ms since 1970.
     pub(crate) fn judged_until(&self) -> Option<i64> {
         let status = self.records(&self.topics.status, 0).pop()?;

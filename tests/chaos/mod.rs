@@ -5,5 +5,6 @@
 
 pub(crate) mod campaign;
 pub(crate) mod check;
+mod elections;
 mod kills;
 mod late_end;

@@ -80,10 +80,9 @@ impl LateEnd {
         let step = state.step.lock().unwrap();
         let is_under_way = |step: &mut Step| !matches!(step, Step::Released(_));
         let (mut step, _) = state.changed.wait_timeout_while(step, limit, is_under_way).unwrap();
-        match std::mem::take(&mut *step) {
-            Step::Released(code) => Some(code),
-            _ => None,
-        }
+        let Step::Released(code) = *step else { return None };
+        *step = Step::Idle;
+        Some(code)
     }
 }
 

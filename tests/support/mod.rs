@@ -14,6 +14,7 @@ pub(crate) mod parcels;
 pub(crate) mod predictor;
 pub(crate) mod process;
 pub(crate) mod publications;
+pub(crate) mod replica_set;
 pub(crate) mod schemas;
 pub(crate) mod stub;
 
