@@ -86,6 +86,22 @@ impl Checker {
         position.is_some_and(|position| position.get("history").is_none())
     }
 
+    /// Whether everything that is to come of so many tickets is there, up to the verdict at `until_ms`.
+    pub(crate) fn is_done(&self, tickets: usize, until_ms: i64) -> bool {
+        if self.judged_until() < Some(until_ms) {
+            return false;
+        }
+        let partitions = 0..self.config.kafka.partitions;
+        let sent: Vec<Delivered> = partitions.clone().flat_map(|partition| self.tickets(partition)).collect();
+        let has_prediction = |record: &&Delivered| {
+            let ticket = serde_json::from_slice::<serde_json::Value>(record.value.as_deref().unwrap_or_default());
+            ticket.is_ok_and(|ticket| ticket.get("predicted").is_some())
+        };
+        let expected = sent.iter().filter(has_prediction).count();
+        let errors: usize = partitions.map(|partition| self.records(&self.topics.prediction_errors, partition).len()).sum();
+        sent.len() >= tickets && errors >= expected
+    }
+
     /// Returns what consumers act on.
     pub(crate) fn derived(&self) -> Derived {
         let mut derived = Derived::default();

@@ -50,7 +50,7 @@ pub(crate) fn deployment(name: &str) -> (Deployment, Checker) {
     let settings = [
         ("TIDEMARK_TAIL_START", "history"),
         ("TIDEMARK_TAIL_CLOCK", "tickets"),
-        ("TIDEMARK_TAIL_TRANSACTION_ROWS", "50"),
+        ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20"),
         ("TIDEMARK_KAFKA_PROPERTIES_SESSION_TIMEOUT_MS", "1500"),
         ("TIDEMARK_KAFKA_PROPERTIES_HEARTBEAT_INTERVAL_MS", "400"),
     ];
@@ -76,7 +76,7 @@ fn clean() -> &'static Clean {
         for part in tickets().chunks(TICKETS / ROUNDS) {
             deployment.insert(part);
         }
-        wait_until("all is judged", LIMIT, || (checker.judged_until() >= Some(last_mark(tickets()))).then_some(()));
+        wait_until("all is judged", LIMIT, || checker.is_done(TICKETS, last_mark(tickets())).then_some(()));
         process.kill();
         let baseline = checker.records(&checker.topics.baselines, 0).into_iter().map(|record| Record {
             topic: checker.topics.baselines.clone(),
@@ -108,6 +108,8 @@ struct Slot {
 const STAGES: [&str; 3] = ["tail", "watch", "judge"];
 
 struct Run<'r> {
+    /// The stage and the place that this seed aims at: so many seeds as there are places aim at all of them.
+    aim: (&'static str, Place),
     deployment: Deployment,
     dice: Xoshiro256PlusPlus,
     slots: Vec<Slot>,
@@ -125,7 +127,7 @@ impl Run<'_> {
             if self.slots[at].process.is_some() {
                 continue;
             }
-            let fault = (armed && self.roll(10) < 7).then(|| self.fault(at));
+            let fault = (armed && self.roll(10) < 8).then(|| self.fault(at));
             let slot = &mut self.slots[at];
             let stages = slot.stages.join(",");
             let arguments = ["run", "--stages", &stages];
@@ -139,11 +141,15 @@ impl Run<'_> {
     /// Chooses a place of one of the slot's stages: mostly soon, sometimes late, sometimes a moment after it.
     fn fault(&mut self, slot: usize) -> String {
         let stages = self.slots[slot].stages;
-        let stage = stages[self.roll(stages.len())];
-        let places = Place::of(stage);
-        let place = places[self.roll(places.len())];
+        let (stage, place) = if stages.contains(&self.aim.0) && self.roll(2) == 0 {
+            self.aim
+        } else {
+            let stage = stages[self.roll(stages.len())];
+            let places = Place::of(stage);
+            (stage, places[self.roll(places.len())])
+        };
         let many = if matches!(place, Place::Taken | Place::Judged) { 40 } else { 1 };
-        let latest = [1, 2, 5, 20][self.roll(4)];
+        let latest = [1, 3, 8, 20][self.roll(4)];
         let nth = 1 + self.roll(latest) * many;
         let micros = if self.roll(3) == 0 { format!(":{}", self.roll(5_000)) } else { String::new() };
         format!("{stage}:{}:{nth}{micros}", place.name())
@@ -166,7 +172,8 @@ impl Run<'_> {
     /// Kills some of those that run.
     fn kill_some(&mut self) {
         for at in 0..self.slots.len() {
-            if self.roll(10) < 6
+            let odds = if self.slots[at].armed.is_some() { 3 } else { 6 };
+            if self.roll(10) < odds
                 && let Some(process) = self.slots[at].process.take()
             {
                 process.kill();
@@ -204,7 +211,9 @@ fn kills(seed: u64, story: &mut Story) {
         1 => vec![slot("one", &STAGES), slot("two", &STAGES)],
         _ => vec![slot("t", &["tail"]), slot("w", &["watch"]), slot("j", &["judge"])],
     };
-    let mut run = Run { deployment, dice, slots, story };
+    let aims: Vec<_> = STAGES.iter().flat_map(|stage| Place::of(stage).into_iter().map(|place| (*stage, place))).collect();
+    let aim = aims[usize::try_from(seed).expect("a small seed") % aims.len()];
+    let mut run = Run { aim, deployment, dice, slots, story };
     run.start(true);
     if !run.until(|| checker.tail_streams()) {
         return run.story.violation("tail did not begin");
@@ -220,7 +229,7 @@ fn kills(seed: u64, story: &mut Story) {
         run.kill_some();
     }
     let last = last_mark(tickets());
-    if !run.until(|| checker.judged_until() >= Some(last)) {
+    if !run.until(|| checker.is_done(TICKETS, last)) {
         let until = checker.judged_until();
         let says: Vec<String> = run.slots.iter().flat_map(|slot| &slot.process).map(Process::last_words).collect();
         run.story.violation(format!("no verdict of {last} within {LIMIT:?}, the last is {until:?}\n{}", says.join("\n")));
