@@ -143,7 +143,7 @@ impl Pipeline {
         let mut running = Vec::new();
         let carriers = if stages.contains(&Stage::Judge) { &Part::CARRIERS[..] } else { &[] };
         let is_live = source.as_ref().is_some_and(|source| !source.is_replay());
-        let audit = (is_live && context.config.audit.every_minutes > 0).then_some(Part::Audit);
+        let audit = (is_live && context.config.audit.every_seconds > 0).then_some(Part::Audit);
         for part in stages.iter().map(|stage| Part::Stage(*stage)).chain(carriers.iter().copied()).chain(audit) {
             let its_source = if part == Part::Stage(Stage::Tail) { source.take() } else { None };
             let handle = spawn(context.clone(), part, its_source, history.clone(), sender.clone())?;

@@ -80,6 +80,7 @@ fn count(report: &Value, list: &str, kind: &str) -> u64 {
 fn the_audit_tells_what_is_wrong_from_what_is_only_late_or_gone() {
     let mut deployment = Deployment::new("audited", 3);
     deployment.set("TIDEMARK_TAIL_START", "history");
+    deployment.set("TIDEMARK_AUDIT_EVERY_SECONDS", "1");
     deployment.insert(&tickets(0..50));
     let mut unusable = tickets(50..52);
     unusable[0].insert("actual_duration_ms", -5);
@@ -90,6 +91,9 @@ fn the_audit_tells_what_is_wrong_from_what_is_only_late_or_gone() {
     process.wait_for("tail");
     deployment.insert(&tickets(52..100));
     wait_until("tail has sent all", LIMIT, || (process.metric("tidemark_tail_tickets_total") == 98).then_some(()));
+    let audits = r#"tidemark_audit_runs_total{outcome="clean"}"#;
+    wait_until("it audits itself", LIMIT, || process.get("/metrics").filter(|(_, page)| page.contains(audits)));
+    assert!(process.says("audit").starts_with("the log kept its promise"), "{}", process.says("audit"));
     // While it runs: the position may be behind, and then the rest is only late.
     let (code, report) = audit(&deployment, &["--nothing-changed"]);
     assert_eq!((code, &report["clean"]), (0, &Value::Bool(true)), "{report:#}");
@@ -161,5 +165,6 @@ fn forget_the_past(runtime: &tokio::runtime::Runtime, collection: &mongodb::Coll
             junk.insert_one(doc! { "at": at }).await.unwrap();
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
+        keep(300).await.unwrap();
     });
 }

@@ -16,8 +16,8 @@ const PART: &str = "audit";
 /// # Errors
 /// [`AuditError`], except that a server did not answer: then the next time comes.
 pub fn audit_continuously(context: &Context) -> Result<(), AuditError> {
-    let every = Duration::from_secs(u64::from(context.config.audit.every_minutes) * 60);
-    context.health.set(PART, State::Ready(format!("audits every {} minutes", context.config.audit.every_minutes)));
+    let every = Duration::from_secs(u64::from(context.config.audit.every_seconds));
+    context.health.set(PART, State::Ready(format!("audits every {} s", context.config.audit.every_seconds)));
     while !context.stop.wait(every) {
         let around = Around { config: &context.config, spec: &context.spec, log: context.log.as_ref(), stop: &context.stop };
         match run(&Request::default(), &around, &mut |_| {}) {

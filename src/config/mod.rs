@@ -324,8 +324,8 @@ pub struct Serve {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
-    /// Minutes between two audits; 0 for none.
-    pub every_minutes: u32,
+    /// Seconds between two audits; 0 for none.
+    pub every_seconds: u32,
 }
 
 /// Where alerts go besides Kafka.

@@ -232,7 +232,7 @@ fn kills(seed: u64, story: &mut Story) {
     if !run.until(|| checker.is_done(TICKETS, last)) {
         let until = checker.judged_until();
         let says: Vec<String> = run.slots.iter().flat_map(|slot| &slot.process).map(Process::last_words).collect();
-        run.story.violation(format!("no verdict of {last} within {LIMIT:?}, the last is {until:?}\n{}", says.join("\n")));
+        run.story.violation(format!("not all is there within {LIMIT:?}, it is judged until {until:?} of {last}\n{}", says.join("\n")));
     }
     run.slots.clear();
     checker.audit(TICKETS, story);
