@@ -15,6 +15,9 @@ use tidemark::topics::Topics;
 use super::campaign::Story;
 use crate::support::flights;
 
+/// More aborted transactions than ever follow one another.
+const LAST: i64 = 1_000;
+
 /// A deployment as the checker sees it: its servers, its names, and nothing of its processes.
 pub(crate) struct Checker {
     config: Config,
@@ -54,6 +57,15 @@ impl Checker {
 
     /// Returns every committed record of a partition.
     pub(crate) fn records(&self, topic: &str, partition: u32) -> Vec<Delivered> {
+        self.records_within(topic, partition, i64::MAX)
+    }
+
+    /// Returns the last record of a topic of one partition: it stands before a few markers, if anywhere.
+    fn last(&self, topic: &str) -> Option<Delivered> {
+        self.records_within(topic, 0, LAST).pop()
+    }
+
+    fn records_within(&self, topic: &str, partition: u32, last: i64) -> Vec<Delivered> {
         let mut records = Vec::new();
         let mut reader = self.log.reader().expect("a reader");
         let bounds = reader.bounds(topic, partition).expect("the topic is there");
@@ -61,7 +73,8 @@ impl Checker {
             records.push(record);
             ControlFlow::Continue(())
         };
-        reader.read(topic, partition, bounds.low, bounds.end, &mut take).expect("the topic can be read");
+        let from = bounds.low.max(bounds.end.saturating_sub(last));
+        reader.read(topic, partition, from, bounds.end, &mut take).expect("the topic can be read");
         records
     }
 
@@ -74,14 +87,14 @@ impl Checker {
 
     /// Returns the event time of the last verdict, ms since 1970.
     pub(crate) fn judged_until(&self) -> Option<i64> {
-        let status = self.records(&self.topics.status, 0).pop()?;
+        let status = self.last(&self.topics.status)?;
         let status: serde_json::Value = serde_json::from_slice(&status.value?).expect("a status is JSON");
         status["at_ms"].as_i64()
     }
 
     /// Returns the last position, once the history has been read.
     pub(crate) fn tail_streams(&self) -> bool {
-        let position = self.records(&self.topics.positions, 0).pop().and_then(|record| record.value);
+        let position = self.last(&self.topics.positions).and_then(|record| record.value);
         let position = position.and_then(|value| serde_json::from_slice::<serde_json::Value>(&value).ok());
         position.is_some_and(|position| position.get("history").is_none())
     }

@@ -23,6 +23,8 @@ const SLOW_TO: usize = 1_700;
 const ROUNDS: usize = 8;
 /// A group notices a dead member after its session's time, and the machine is busy.
 const LIMIT: Duration = Duration::from_secs(90);
+/// How often it is looked whether all is there.
+const LOOK: Duration = Duration::from_millis(200);
 /// Kills of the test that every change has to pass.
 const SEEDS: u64 = 4;
 
@@ -192,7 +194,7 @@ impl Run<'_> {
             if begun.elapsed() > LIMIT || !self.story.is_clean() {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(LOOK);
         }
         true
     }

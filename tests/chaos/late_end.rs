@@ -136,7 +136,7 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
             story.violation(format!("no verdict of {last}, the last is {:?}\n{}", checker.judged_until(), process.last_words()));
             break;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(300));
     }
     process.kill();
     checker.audit(inserted, story);

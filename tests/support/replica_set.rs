@@ -34,7 +34,7 @@ impl ReplicaSet {
         let uri = format!("mongodb://{}/?replicaSet=rs3", hosts.join(","));
         let mut set = Self { uri, members: ports.map(member).into() };
         set.start_all();
-        let members: Vec<Document> = (0..).zip(&hosts).map(|(id, host)| doc! { "_id": id as i32, "host": host }).collect();
+        let members: Vec<Document> = (0_i32..).zip(&hosts).map(|(id, host)| doc! { "_id": id, "host": host }).collect();
         let timeout = i64::try_from(election_timeout.as_millis()).expect("not so long");
         let config = doc! { "_id": "rs3", "members": members, "settings": { "electionTimeoutMillis": timeout } };
         wait_until("mongod takes replSetInitiate", LIMIT, || set.ask(0, doc! { "replSetInitiate": config.clone() }));
