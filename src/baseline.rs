@@ -1,5 +1,6 @@
 //! The baseline: what a window is held against. Immutable, versioned, one Kafka record (at most 1 MB).
 
+pub mod anchor;
 pub mod builder;
 pub mod clusters;
 pub mod document;
@@ -11,12 +12,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::anchor::Anchor;
 pub use self::clusters::Clusters;
+use crate::config::Config;
 use crate::model::shelf::ModelRef;
 use crate::summary::ErrorSums;
 
 /// The series of a ticket's own prediction.
 pub const RECORDED: &str = "recorded";
+/// The transactional id of all that writes baselines, by stage or by command: they fence each other, so that each number is given once.
+pub(crate) fn transactional_id(config: &Config) -> String {
+    format!("{}.baseline", config.kafka.topic_prefix)
+}
+
 /// c of ln(|error| + c) as a share of the MAE.
 pub(crate) const LOG_OFFSET: f64 = 0.01;
 
@@ -46,6 +54,9 @@ pub struct Baseline {
     /// Where its tickets lie, all features together. `None`: made before baselines had clusters, so that they are not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters: Option<Clusters>,
+    /// The first baseline, where this is not it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// Errors by series.
     pub errors: BTreeMap<String, ErrorBaseline>,
     /// c of ln(|error| + c): 1 % of the MAE of the judged series; 0 when that is unknown.

@@ -55,6 +55,7 @@ fn describe() {
 
     describe_gauge!("orchestration_ml_drift_overall_status", "The last verdict: 0 stable, 1 warning, 2 critical; absent before the first.");
     describe_gauge!("orchestration_ml_drift_feature_max_psi", "Largest population stability index of a feature, longest window.");
+    describe_gauge!("tidemark_judge_anchor_max_psi", "The same of a cause against the first baseline; absent while that one is in force.");
     describe_gauge!("orchestration_ml_drift_prediction_ratio", "Mean absolute error over the baseline's, longest window that has data.");
     describe_gauge!("orchestration_ml_drift_target_pvalue", "Kolmogorov-Smirnov p-value of the target, longest window.");
     describe_gauge!("orchestration_ml_drift_check_timestamp", Unit::Seconds, "Event time of the last verdict, since 1970.");
@@ -231,6 +232,8 @@ pub struct Verdict {
     pub status: Option<u8>,
     /// Largest PSI of a feature.
     pub max_psi: Option<f64>,
+    /// Largest PSI of a cause against the first baseline; `None` while that one is in force.
+    pub anchor_psi: Option<f64>,
     /// MAE ratio.
     pub mae_ratio: Option<f64>,
     /// KS p-value of the target.
@@ -245,6 +248,7 @@ pub fn judged(verdict: &Verdict, took: Duration) {
     gauge!("tidemark_judge_mark_seconds").set(verdict.end_ms as f64 / 1000.0);
     let numbers = [
         ("orchestration_ml_drift_feature_max_psi", verdict.max_psi),
+        ("tidemark_judge_anchor_max_psi", verdict.anchor_psi),
         ("orchestration_ml_drift_prediction_ratio", verdict.mae_ratio),
         ("orchestration_ml_drift_target_pvalue", verdict.target_p),
     ];
@@ -341,11 +345,19 @@ mod tests {
 
     #[test]
     fn the_neighbours_find_their_five_numbers() {
-        let verdict = Verdict { status: Some(2), max_psi: Some(0.31), mae_ratio: Some(1.75), target_p: Some(0.004), end_ms: 7_000 };
+        let verdict = Verdict {
+            status: Some(2),
+            max_psi: Some(0.31),
+            anchor_psi: Some(0.4),
+            mae_ratio: Some(1.75),
+            target_p: Some(0.004),
+            end_ms: 7_000,
+        };
         let text = rendered(|| judged(&verdict, Duration::from_millis(1)));
         for line in [
             "orchestration_ml_drift_overall_status 2",
             "orchestration_ml_drift_feature_max_psi 0.31",
+            "tidemark_judge_anchor_max_psi 0.4",
             "orchestration_ml_drift_prediction_ratio 1.75",
             "orchestration_ml_drift_target_pvalue 0.004",
             "orchestration_ml_drift_check_timestamp 7",

@@ -96,6 +96,9 @@ pub struct WindowStatus {
     pub full: bool,
     /// PSI by column.
     pub psi: BTreeMap<String, f64>,
+    /// PSI against the first baseline by cause of features; empty while the first is in force. No verdict rests on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub anchor_psi: BTreeMap<String, f64>,
     /// KS distance of the target.
     pub ks: Option<f64>,
     /// Textbook p-value of the target.

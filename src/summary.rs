@@ -48,7 +48,7 @@ pub struct Slice {
     #[serde(default)]
     pub repeats: u64,
     /// Rows by feature and bin: the baseline's bins, then missing, non-finite, unseen. After the features, where the baseline has
-    /// clusters, rows by cluster, near and far.
+    /// clusters, rows by cluster, near and far; then the columns of the first baseline whose bins are not this one's.
     #[serde(default, serialize_with = "sparse::write_rows::<_, u64, _>", deserialize_with = "sparse::read_rows::<_, u64, _>")]
     pub columns: Vec<Vec<u64>>,
     /// Sum of |error| in µs by feature and bin, for features with bins of categories (empty for the others), then by cluster.

@@ -32,6 +32,7 @@ mod tail_gap;
 mod tail_group;
 mod tail_mongo;
 mod train;
+mod train_flights;
 mod train_servers;
 mod train_stage;
 mod trigger_documents;

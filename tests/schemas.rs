@@ -77,6 +77,7 @@ fn status(state: JudgeState, level: Option<Level>) -> Status {
             late: 0,
             full: false,
             psi: [("hour_of_day".to_owned(), 0.3)].into(),
+            anchor_psi: [("hour_of_day".to_owned(), 0.4)].into(),
             ks: Some(0.5),
             ks_p: None,
             mae: None,
@@ -127,7 +128,11 @@ fn a_baseline_keeps_to_the_schema() {
         });
     }
     let making = Making { version: 1, created_at_ms: 0, window_days: &[1, 3, 7], predecessor: None };
-    keeps("baselines", &builder.build(&making).unwrap());
+    let first = builder.build(&making).unwrap();
+    keeps("baselines", &first);
+    let next = builder.build(&Making { version: 2, predecessor: Some(&first), ..making }).unwrap();
+    assert!(next.anchor.is_some());
+    keeps("baselines", &next);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! refuses.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use bson::{DateTime, Document, doc};
 use mongodb::{Client, Collection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidemark::baseline::builder::{Builder, Making};
 use tidemark::clock::now_ms;
 use tidemark::config::Config;
 use tidemark::history;
 use tidemark::log::memory::{Fault, MemoryLog};
-use tidemark::log::{Delivered, Log};
+use tidemark::log::{Delivered, Log, Record, Transaction};
 use tidemark::model_event::Notice;
 use tidemark::registry::{LocalRegistry, Publication, Published, Registry, RegistryError, Version};
 use tidemark::spec::Spec;
 use tidemark::stage::{Context, Health, State, Stop};
+use tidemark::ticket::{FieldValue, Ticket, TicketId, Transition};
 use tidemark::topics::Topics;
 use tidemark::train::stage;
 use tokio::runtime::Runtime;
@@ -41,12 +43,17 @@ struct Failing {
     promotions: AtomicUsize,
     /// A model that cannot be published.
     refused: Option<&'static str>,
+    /// Done when a model is published for the first time.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Registry for Failing {
     fn publish(&self, publication: &Publication) -> Result<Published, RegistryError> {
         if self.refused == Some(publication.model.as_str()) {
             return Err(RegistryError::Invalid { attempted: "publishing".to_owned(), reason: "it is refused".to_owned() });
+        }
+        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+            meanwhile();
         }
         self.inner.publish(publication)
     }
@@ -109,7 +116,13 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         config.registry.cache = folder.path().join("cache").display().to_string();
         let inner = LocalRegistry::new(folder.path().join("models"));
-        let registry = Arc::new(Failing { inner, away: AtomicUsize::new(0), promotions: AtomicUsize::new(0), refused: None });
+        let registry = Arc::new(Failing {
+            inner,
+            away: AtomicUsize::new(0),
+            promotions: AtomicUsize::new(0),
+            refused: None,
+            meanwhile: Mutex::default(),
+        });
         let world = Self { database, config, log, topics, spec, registry, folder };
         let first_ms = now_ms() - i64::try_from(rows).unwrap() * TEN_MINUTES_MS;
         world.insert(0..rows, |n| first_ms + i64::try_from(n).unwrap() * TEN_MINUTES_MS);
@@ -118,7 +131,13 @@ impl World {
 
     fn refusing(mut self, model: &'static str) -> Self {
         let inner = LocalRegistry::new(self.folder.path().join("models"));
-        self.registry = Arc::new(Failing { inner, away: AtomicUsize::new(0), promotions: AtomicUsize::new(0), refused: Some(model) });
+        self.registry = Arc::new(Failing {
+            inner,
+            away: AtomicUsize::new(0),
+            promotions: AtomicUsize::new(0),
+            refused: Some(model),
+            meanwhile: Mutex::default(),
+        });
         self
     }
 
@@ -312,7 +331,7 @@ fn whatever_becomes_of_its_transactions_a_request_is_raised_and_answered_once() 
     for (at, fault) in [(0, Fault::UnknownVisible), (0, Fault::UnknownLost), (1, Fault::UnknownVisible), (1, Fault::UnknownLost)] {
         let world =
             World::new(["raise_seen", "raise_lost", "answer_seen", "answer_lost"][2 * at + usize::from(fault == Fault::UnknownLost)], 700);
-        world.log.inject("tidemark.train", at, fault);
+        world.log.inject("tidemark.baseline", at, fault);
         let running = world.start();
         let answer = world.answered(1);
         running.stop();
@@ -359,4 +378,58 @@ fn a_promotion_that_the_registry_was_away_for_is_repeated_before_anybodys_move_i
     assert_eq!(moved, [], "nobody moved Production");
     let versions = world.registry.versions(DURATION).unwrap();
     assert_eq!(versions[1].tags["tidemark.before"], "1", "a rollback knows where it leads");
+}
+
+/// A baseline as somebody's command writes it.
+fn by_hand(world: &World, version: u64) -> Record {
+    let (spec, now_ms) = (&world.spec, now_ms());
+    let from_ms = now_ms - 200 * TEN_MINUTES_MS;
+    let mut builder = Builder::new(spec, from_ms, now_ms).unwrap();
+    for n in 0..200 {
+        let completed_at_ms = from_ms + n * TEN_MINUTES_MS;
+        let mut fields = vec![FieldValue::Missing; spec.fields.len()];
+        fields[spec.field("retry_count").unwrap()] = FieldValue::Number((n % 5) as f64);
+        builder.push(&Ticket {
+            id: TicketId::from_text(&n.to_string()),
+            completed_at_ms,
+            event_at_ms: completed_at_ms,
+            commit: None,
+            transition: Transition::Replay,
+            actual: 100.0 + (n % 7) as f64,
+            predicted: Some(100.0),
+            model_version: None,
+            fields,
+        });
+    }
+    let making = Making { version, created_at_ms: now_ms, window_days: &world.config.window.days, predecessor: None };
+    let baseline = builder.build(&making).unwrap();
+    Record {
+        topic: world.topics.baselines.clone(),
+        partition: 0,
+        key: Some(format!("{}@{version}", spec.name).into()),
+        value: Some(serde_json::to_vec(&baseline).unwrap().into()),
+        headers: Vec::new(),
+    }
+}
+
+#[test]
+fn a_baseline_that_somebody_writes_while_it_trains_keeps_its_number() {
+    let world = World::new("numbers", 700);
+    let (log, record) = (world.log.clone(), by_hand(&world, 1));
+    let write = move || {
+        let mut producer = log.producer("tidemark.baseline").unwrap();
+        producer.transact(Transaction { records: vec![record], ..Transaction::default() }).unwrap();
+    };
+    *world.registry.meanwhile.lock().unwrap() = Some(Box::new(write));
+    let running = world.start();
+    let answer = world.answered(1);
+    running.stop();
+    assert_eq!((&answer["outcome"], &answer["baseline"]), (&json!("promoted"), &json!(2)), "{answer}");
+    let keys: Vec<String> = world
+        .records(&world.topics.baselines)
+        .iter()
+        .map(|record| String::from_utf8_lossy(record.key.as_ref().unwrap()).into_owned())
+        .collect();
+    assert_eq!(keys, ["execution-tickets@1", "execution-tickets@2"], "each number is given once");
+    assert_eq!(world.registry.versions(DURATION).unwrap().len(), 1, "the training that was made again is the same version");
 }

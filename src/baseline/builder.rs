@@ -14,7 +14,7 @@ use crate::ticket::Ticket;
 use super::learned::learned;
 use super::noise::{Daily, DailyError, Days, noise};
 use super::quantile::{edges, quantile, sample};
-use super::{Baseline, Bins, Cell, Column, ErrorBaseline, LOG_OFFSET, RECORDED, TargetColumn};
+use super::{Anchor, Baseline, Bins, Cell, Column, ErrorBaseline, LOG_OFFSET, RECORDED, TargetColumn};
 
 /// Usable tickets that a baseline needs.
 pub const MIN_ROWS: usize = 100;
@@ -236,6 +236,7 @@ impl Builder {
             columns,
             target,
             clusters: Some(clusters),
+            anchor: making.predecessor.and_then(|before| Anchor::after(before, &self.spec)),
             errors: errors.map(|errors| (RECORDED.to_owned(), errors)).into_iter().collect(),
             log_offset,
             scored_by: None,

@@ -134,6 +134,9 @@ pub struct Report {
     /// Tickets by cluster of the baseline, all features together; absent where the baseline has none, or under bare thresholds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clusters: Option<FeatureReport>,
+    /// PSI against the first baseline by cause of features; absent where the window is held against the first.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub anchor_psi: BTreeMap<String, f64>,
     /// Features over the critical PSI and beyond noise.
     pub columns_over_critical: usize,
     /// The target.
@@ -283,6 +286,7 @@ pub fn check(question: &Question) -> Report {
         recommendations: recommendations(status, &seen, &causes, &case, &judge),
         columns_over_critical: seen.columns_over_critical,
         clusters: clusters_report(seen.clusters, &case),
+        anchor_psi: seen.anchor_psi,
         target: target_report(seen.target, &case),
         error: question.error_report(&seen.error),
         features: seen.columns.into_iter().enumerate().map(|(at, column)| feature_report(at, column, question)).collect(),

@@ -168,7 +168,19 @@ fn details(status: &Status, out: &mut Out) -> Result<(), Failure> {
         rows.extend(window.psi.iter().map(|(column, psi)| vec![plain(column), format!("{} d", window.days), format!("{psi:.4}")]));
     }
     rows.sort();
-    out.table(&["COLUMN", "WINDOW", "PSI"], &rows)
+    out.table(&["COLUMN", "WINDOW", "PSI"], &rows)?;
+    let anchored = |window: &WindowStatus| {
+        let days = window.days;
+        let row = move |(cause, psi): (&String, &f64)| vec![plain(cause), format!("{days} d"), format!("{psi:.4}")];
+        window.anchor_psi.iter().map(row).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<Vec<String>> = status.windows.iter().flat_map(anchored).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.sort();
+    out.line("")?;
+    out.table(&["CAUSE", "WINDOW", "PSI AGAINST THE FIRST BASELINE"], &rows)
 }
 
 fn evidence(cause: &str, how: &CauseStatus) -> Vec<Vec<String>> {
@@ -212,6 +224,7 @@ mod tests {
                 late: 3,
                 full: false,
                 psi: BTreeMap::from([("hour_of_day".to_owned(), 0.28), ("risk_weight".to_owned(), 0.01)]),
+                anchor_psi: BTreeMap::from([("hour_of_day".to_owned(), 0.41)]),
                 ks: Some(0.05),
                 ks_p: Some(0.3),
                 mae: Some(2_400_000.4),

@@ -1,5 +1,7 @@
 //! One look: what one window says at one mark, cause by cause.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::alert::Level;
@@ -42,6 +44,9 @@ pub struct Look {
     /// which do not know them, and from a watcher that did not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters: Option<ColumnLook>,
+    /// PSI against the first baseline by cause of features, where the baseline is not the first: reported, and judged by nobody.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub anchor_psi: BTreeMap<String, f64>,
     /// Features over the critical PSI and significant (under bare thresholds: over it), by column, not by cause.
     pub columns_over_critical: usize,
     /// The target's distribution.
@@ -218,7 +223,8 @@ pub fn look(baseline: &Baseline, spec: &Spec, window: &Slice, days: u32, judge: 
         columns_over_critical = 0;
     }
     causes.extend(looker.error_cause(&error));
-    Look { days, rows: window.rows, judged, columns, clusters, columns_over_critical, target, error, causes }
+    let anchor_psi = looker.anchor_psi(window);
+    Look { days, rows: window.rows, judged, columns, clusters, anchor_psi, columns_over_critical, target, error, causes }
 }
 
 impl Look {
@@ -322,12 +328,23 @@ impl Looker<'_> {
 
     /// The distance over the clusters, and the window's rows by cluster.
     fn clusters(&self, window: &Slice) -> Option<(Psi, Vec<u64>)> {
-        let known = self.baseline.clusters.as_ref().filter(|clusters| !clusters.centroids.is_empty() && self.calibrates())?;
+        let at = self.baseline.clusters_at().filter(|_| self.calibrates())?;
+        let known = self.baseline.clusters.as_ref()?;
         if window.rows == 0 {
             return Some((Psi::NONE, Vec::new()));
         }
-        let counts = window.columns.get(self.baseline.columns.len()).filter(|counts| counts.len() == known.counts.len())?;
+        let counts = window.columns.get(at).filter(|counts| counts.len() == known.counts.len())?;
         Some((psi(&known.counts, counts).unwrap_or(Psi::NONE), counts.clone()))
+    }
+
+    /// A watcher that does not know of anchors has not counted them: then there is nothing to report.
+    fn anchor_psi(&self, window: &Slice) -> BTreeMap<String, f64> {
+        let anchored = self.baseline.anchored().into_iter();
+        let distances = anchored.filter_map(|(column, counted)| {
+            let counts = window.columns.get(counted.at).filter(|counts| counts.len() == column.counts.len())?;
+            Some((column.cause.clone(), psi(&column.counts, counts)?.psi))
+        });
+        distances.collect()
     }
 
     fn feature_cause(&self, name: &str, psi: &Psi, rows: u64) -> CauseLook {

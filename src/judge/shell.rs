@@ -410,6 +410,7 @@ fn count(verdict: &Verdict, took: Duration) {
     let numbers = metrics::Verdict {
         status: status.status.map(|level| level as u8),
         max_psi: longest.and_then(|window| window.psi.values().copied().max_by(f64::total_cmp)),
+        anchor_psi: longest.and_then(|window| window.anchor_psi.values().copied().max_by(f64::total_cmp)),
         mae_ratio: longest.and_then(|window| window.mae_ratio),
         target_p: longest.and_then(|window| window.ks_p),
         end_ms: status.at_ms,

@@ -175,6 +175,7 @@ impl Views<'_> {
                     late: sum.late,
                     full: look.map_or(self.at_ms - i64::from(days) * DAY_MS >= self.from_ms, |look| self.is_full(look)),
                     psi: look.map(|look| look.columns.iter().map(|c| (c.name.clone(), c.psi)).collect()).unwrap_or_default(),
+                    anchor_psi: look.map(|look| look.anchor_psi.clone()).unwrap_or_default(),
                     ks: target.map(|target| target.ks_hist),
                     ks_p: target.map(|target| target.ks_hist_p),
                     mae: look.and_then(|look| look.error.mae_ms),

@@ -207,6 +207,7 @@ fn baseline(version: u64, to_hour: i64) -> Baseline {
         scored_by: None,
         answers: None,
         clusters: None,
+        anchor: None,
         provisional: false,
         noise: vec![noise(1), noise(3), noise(7)],
     }

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::stamp::{self, KEY, REASON, Stamp};
 use super::{PRODUCTION, Publication, Published, Registry, RegistryError, Stage, Version, admit};
 use crate::clock::now_ms;
@@ -91,9 +93,8 @@ impl Registry for LocalRegistry {
         let number = numbers.last().copied().unwrap_or(0).max(model.newest).max(model.production.unwrap_or(0)) + 1;
         let meta = Meta::of(publication, now_ms());
         let new = folder.join(NEW);
-        for (path, bytes) in &publication.artifacts {
-            disk::write(&attempted, &new.join(path), bytes)?;
-        }
+        // Side by side: the disk answers several syncs at once in little more than the time of one.
+        publication.artifacts.par_iter().try_for_each(|(path, bytes)| disk::write(&attempted, &new.join(path), bytes))?;
         meta.write(&attempted, &new)?;
         disk::sync_folders(&attempted, &new)?;
         disk::rename(&attempted, &new, &folder.join(number.to_string()))?;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use super::baselines::Setting;
 use super::beside;
 use super::candidate::example;
@@ -10,7 +12,7 @@ use super::documents::Documents;
 use super::frame::{Collecting, Frame};
 use super::known::KnownBaselines;
 use super::publication::{About, publication};
-use super::trial::{Cause, Decision, Known, Request, Trial, TrialError, trial};
+use super::trial::{Cause, Decision, Known, Request, Trial, TrialError, Tried, trial};
 use super::verdicts::Verdicts;
 use crate::baseline::Baseline;
 use crate::clock::DAY_MS;
@@ -295,9 +297,12 @@ impl Trainer {
         let frame = setting.frame;
         let trial = trial(frame, &self.context.spec, request, production, archived).map_err(TrialOrText::Trial)?;
         let before = before.map(|before| before.version);
-        let chosen = self.publish(&trial, request, frame, before, onset_ms).map_err(TrialOrText::Text)?;
-        let beside = vec![beside::anomaly(&self.context, self.registry.as_ref(), frame, request, &trial, before)];
-        Ok(Done { trial, chosen, beside })
+        let (chosen, beside) = std::thread::scope(|scope| {
+            let anomaly = scope.spawn(|| beside::anomaly(&self.context, self.registry.as_ref(), frame, request, &trial, before));
+            let chosen = self.publish(&trial, request, frame, before, onset_ms);
+            (chosen, anomaly.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        Ok(Done { chosen: chosen.map_err(TrialOrText::Text)?, trial, beside: vec![beside] })
     }
 
     /// Registers every candidate that is new; returns the chosen one's name.
@@ -309,23 +314,25 @@ impl Trainer {
         before: Option<u64>,
         onset_ms: Option<i64>,
     ) -> Result<Option<ModelRef>, String> {
-        let mut chosen = None;
-        for (at, tried) in trial.tried.iter().enumerate() {
+        let written = |tried: &Tried| {
             let example = example(frame, trial.holdout.start, &tried.candidate.model.card().learned);
             let about = About { spec: &self.context.spec, request, baseline: before, example: &example, onset_ms };
+            tried.version.is_none().then(|| publication(&about, trial, tried))
+        };
+        let publications: Vec<_> = trial.tried.par_iter().map(written).collect();
+        let mut chosen = None;
+        for (at, (tried, publication)) in trial.tried.iter().zip(publications).enumerate() {
             let is_chosen = trial.decision == Decision::Promote(at);
-            let (version, file) = if let Some(version) = tried.version {
-                if !is_chosen {
-                    continue;
-                }
-                let path = crate::model::duration::MODEL_FILE;
-                let limit = crate::model::onnx::MAX_BYTES as u64;
-                let mut files = self.registry.load(&self.context.spec.model, version, &[path], limit).map_err(|error| error.to_string())?;
-                (version, files.remove(path).unwrap_or_default())
-            } else {
-                let (publication, file) = publication(&about, trial, tried).map_err(|error| error.to_string())?;
+            let (version, file) = if let Some(publication) = publication {
+                let (publication, file) = publication.map_err(|error| error.to_string())?;
                 let published = self.registry.publish(&publication).map_err(|error| error.to_string())?;
                 (published.version, file)
+            } else {
+                let Some(version) = tried.version.filter(|_| is_chosen) else { continue };
+                let limit = MAX_BYTES as u64;
+                let loaded = self.registry.load(&self.context.spec.model, version, &[MODEL_FILE], limit);
+                let mut files = loaded.map_err(|error| error.to_string())?;
+                (version, files.remove(MODEL_FILE).unwrap_or_default())
             };
             if is_chosen {
                 let named = ModelRef::of(&self.context.spec.model, version, &file);

@@ -11,7 +11,7 @@ use super::frame::Frame;
 use super::trial::{Known, predictions};
 use crate::baseline::builder::{Builder, Making, Refused};
 use crate::baseline::noise::log_mae_std;
-use crate::baseline::{Baseline, ErrorBaseline, LOG_OFFSET, RECORDED};
+use crate::baseline::{Anchor, Baseline, ErrorBaseline, LOG_OFFSET, RECORDED};
 use crate::clock::DAY_MS;
 use crate::model::shelf::ModelRef;
 use crate::spec::Spec;
@@ -126,7 +126,8 @@ impl Setting<'_> {
 
     fn next(&self, before: &Baseline) -> Baseline {
         let to_ms = self.now_ms.max(before.to_ms);
-        Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms, answers: self.answers, ..before.clone() }
+        let anchor = Anchor::after(before, self.spec);
+        Baseline { version: self.version, created_at_ms: self.created_at_ms, to_ms, answers: self.answers, anchor, ..before.clone() }
     }
 
     fn build(&self, (from_ms, to_ms): (i64, i64), predecessor: Option<&Baseline>) -> Result<Baseline, Refused> {

@@ -13,7 +13,7 @@ use super::look::{LookFor, MovedTo, Schedule, Seen};
 use super::open::{Open, name_of, requests, trigger};
 use super::schedule::{HIGH, Rules};
 use super::stage::TRAIN;
-use crate::baseline::Baseline;
+use crate::baseline::{self, Baseline};
 use crate::clock::now_ms;
 use crate::log::{Delivered, LogError, Member, OffsetCommit, Producer, Record, TransactError, Transaction};
 use crate::metrics;
@@ -138,6 +138,8 @@ impl Owner {
         if let Some((_, why)) = held {
             return self.answer(context, member, &trigger, offset + 1, Answer::only("held_back", why));
         }
+        // Whoever wrote a baseline meanwhile has fenced us; whoever is about to is fenced, and takes the next number.
+        self.producer = producer(context)?;
         context.health.set(TRAIN, State::Ready(format!("training for {} (attempt {})", trigger.id, trigger.attempts + 1)));
         let (send, coming) = channel();
         let (trainer, asked) = (Arc::clone(&self.trainer), trigger.clone());
@@ -449,7 +451,7 @@ impl Owner {
 }
 
 fn producer(context: &Context) -> Result<Box<dyn Producer>, LogError> {
-    context.log.producer(&format!("{}.train", context.config.kafka.topic_prefix))
+    context.log.producer(&baseline::transactional_id(&context.config))
 }
 
 fn baseline_record(context: &Context, baseline: &Baseline) -> Record {

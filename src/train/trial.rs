@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::candidate::{Candidate, CandidateError, fit, measured, split};
@@ -199,10 +200,15 @@ pub fn trial(
     let seed = seed(request.id);
     let mut tried = Vec::with_capacity(candidates);
     let judge = Judge { frame, request, production: production.map(|known| predictions(frame, &known.model, holdout.clone())), candidates };
-    for (name, range) in ranges {
-        let candidate = fit(name, frame, spec, (range, holdout.clone()), seed);
-        let candidate = candidate.map_err(|source| TrialError::Fit { name: name.to_owned(), source })?;
-        tried.push(judge.judge(candidate, None, holdout.clone()));
+    let fitted: Vec<Result<Candidate, TrialError>> = ranges
+        .into_par_iter()
+        .map(|(name, range)| {
+            let candidate = fit(name, frame, spec, (range, holdout.clone()), seed);
+            candidate.map_err(|source| TrialError::Fit { name: name.to_owned(), source })
+        })
+        .collect();
+    for candidate in fitted {
+        tried.push(judge.judge(candidate?, None, holdout.clone()));
     }
     for known in archived {
         let name = format!("version {}", known.version);

@@ -32,6 +32,8 @@ pub struct Counting {
     columns: Vec<Column>,
     /// The last column of a slice: its bins are the clusters. `None` where the baseline has none.
     nearest: Option<Nearest>,
+    /// Columns of the first baseline whose bins are not this one's, in the order of a slice's last columns.
+    anchored: Vec<Column>,
     target: Vec<f64>,
     production: Option<Production>,
 }
@@ -107,13 +109,11 @@ impl Counting {
         if names != features {
             return Err(CountingError::OtherColumns { spec, version, columns: names.into_iter().map(str::to_owned).collect() });
         }
-        let columns = baseline.columns.iter().enumerate().map(|(feature, column)| {
-            let from = match encoder.place(feature) {
-                Place::Code(at) => From::Code { at, bin_of: bins_of_codes(encoder, feature, column) },
-                Place::Number(at) => From::Number { at, feature, bins: column.bins.clone() },
-            };
-            Column { from, bins: column.bins.len() + 3, by_category: matches!(column.bins, Bins::Values(_)) }
-        });
+        let columns = baseline.columns.iter().enumerate();
+        let columns = columns.map(|(feature, column)| Column::new(encoder, feature, &column.bins, &column.learned));
+        let first = baseline.columns.len();
+        let anchored = baseline.anchored().into_iter().filter(|(_, counted)| counted.at >= first);
+        let anchored = anchored.map(|(column, counted)| Column::new(encoder, counted.feature, &column.bins, &column.learned));
         let known: Vec<&crate::baseline::Column> = baseline.columns.iter().collect();
         let nearest = match &baseline.clusters {
             Some(clusters) => {
@@ -128,6 +128,7 @@ impl Counting {
             log_offset: baseline.log_offset,
             columns: columns.collect(),
             nearest,
+            anchored: anchored.collect(),
             target: baseline.target.edges.clone(),
             production: None,
         })
@@ -195,6 +196,10 @@ impl Counting {
             slice.error_by[self.columns.len()][bin] += error_us;
             nearest.spread(encoder, row, nearby, &mut slice.spread);
         }
+        let first = slice.columns.len() - self.anchored.len();
+        for (column, counts) in self.anchored.iter().zip(&mut slice.columns[first..]) {
+            counts[column.bin(encoder, row)] += 1;
+        }
         slice.target[self.target.partition_point(|edge| *edge < outcome.actual)] += 1;
         let mut push = |series: &str, error: f64| {
             if let Some(sums) = slice.series.get_mut(series) {
@@ -221,11 +226,21 @@ impl Counting {
             slice.error_by.push(vec![0; nearest.bins()]);
             slice.spread = vec![0; nearest.axes()];
         }
+        slice.columns.extend(self.anchored.iter().map(|column| vec![0; column.bins]));
+        slice.error_by.resize(slice.columns.len(), Vec::new());
         slice.target = vec![0; self.target.len() + 1];
     }
 }
 
 impl Column {
+    fn new(encoder: &Encoder, feature: usize, bins: &Bins, learned: &[f64]) -> Self {
+        let from = match encoder.place(feature) {
+            Place::Code(at) => From::Code { at, bin_of: bins_of_codes(encoder, feature, bins, learned) },
+            Place::Number(at) => From::Number { at, feature, bins: bins.clone() },
+        };
+        Self { from, bins: bins.len() + 3, by_category: matches!(bins, Bins::Values(_)) }
+    }
+
     fn bin(&self, encoder: &Encoder, row: &Row) -> usize {
         match &self.from {
             From::Code { at, bin_of } => usize::from(bin_of[usize::from(row.codes[*at])]),
@@ -234,10 +249,10 @@ impl Column {
     }
 }
 
-fn bins_of_codes(encoder: &Encoder, feature: usize, column: &crate::baseline::Column) -> Box<[u16]> {
+fn bins_of_codes(encoder: &Encoder, feature: usize, bins: &Bins, learned: &[f64]) -> Box<[u16]> {
     (0..=u8::MAX)
         .map(|code| {
-            let bin = column.bins.bin(encoder.code_cell(feature, code, &column.learned));
+            let bin = bins.bin(encoder.code_cell(feature, code, learned));
             u16::try_from(bin).expect("a baseline that fits in a record has fewer than 65,536 bins a column")
         })
         .collect()

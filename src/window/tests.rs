@@ -65,6 +65,7 @@ pub(crate) fn baseline(spec: &Spec, version: u64, to_ms: i64) -> Baseline {
         scored_by: None,
         answers: None,
         clusters: None,
+        anchor: None,
         provisional: false,
         noise: vec![],
     }

@@ -5,8 +5,8 @@
 
 use bson::{Document, doc};
 
-use crate::baseline::Baseline;
 use crate::baseline::document::{self, COLLECTION};
+use crate::baseline::{Baseline, transactional_id};
 use crate::config::Config;
 use crate::log::{Log, LogError, Record, TransactError, Transaction};
 use crate::spec::Spec;
@@ -154,7 +154,7 @@ impl Publisher<'_> {
     }
 
     fn to_topic(&self, make: &Make<'_>) -> Result<(Baseline, bool), Failure> {
-        let id = format!("{}.baseline", self.config.kafka.topic_prefix);
+        let id = transactional_id(self.config);
         let mut ours: Option<Baseline> = None;
         let mut reason = String::new();
         for _ in 0..ATTEMPTS {
@@ -241,6 +241,7 @@ mod tests {
             scored_by: None,
             answers: None,
             clusters: None,
+            anchor: None,
             provisional: false,
             noise: vec![],
         }
