@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod threads;
 pub mod config;
+pub mod fault;
 pub mod metrics;
 pub mod model_event;
 pub mod spec;
@@ -51,6 +52,8 @@ pub mod watch;
 pub mod train;
 
 pub mod backfill;
+
+pub mod audit;
 
 pub mod check;
 pub mod quiet;

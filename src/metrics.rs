@@ -97,6 +97,8 @@ fn describe() {
     describe_counter!("tidemark_serve_follow_failures_total", Unit::Count, "Looks at Production that found nothing usable, by model.");
     describe_counter!("tidemark_serve_load_lookups_total", Unit::Count, "Workers looked up, by whether the answer was remembered.");
 
+    describe_counter!("tidemark_audit_runs_total", Unit::Count, "Audits beside the tail, by outcome: clean, differs, failed.");
+    describe_gauge!("tidemark_audit_findings", Unit::Count, "What the last audit that met it found, by kind.");
     describe_counter!("tidemark_webhook_deliveries_total", Unit::Count, "Deliveries to the webhook by outcome.");
 }
 
@@ -291,6 +293,16 @@ pub fn webhook_ended(outcome: &'static str) {
     counter!("tidemark_webhook_deliveries_total", "outcome" => outcome).increment(1);
 }
 
+/// An audit ended: `clean`, `differs` or `failed`.
+pub fn audited(outcome: &'static str) {
+    counter!("tidemark_audit_runs_total", "outcome" => outcome).increment(1);
+}
+
+/// An audit found so many of a kind.
+pub fn audit_found(kind: &'static str, count: u64) {
+    gauge!("tidemark_audit_findings", "kind" => kind).set(count as f64);
+}
+
 /// A request for predictions was answered.
 pub fn request_answered(endpoint: &'static str, status: u16, took: Duration) {
     counter!("tidemark_serve_requests_total", "endpoint" => endpoint, "status" => status.to_string()).increment(1);
@@ -399,6 +411,8 @@ mod tests {
             model_not_followed("m");
             load_looked_up(true);
             webhook_ended("delivered");
+            audited("clean");
+            audit_found("missing", 1);
         });
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let name = line.split(' ').next().unwrap();

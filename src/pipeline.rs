@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::audit::{AuditError, audit_continuously};
 use crate::history;
 use crate::judge::{self, JudgeError};
 use crate::stage::{Context, State};
@@ -64,6 +65,8 @@ pub enum Part {
     Webhook(Feed),
     /// Writes trigger documents to MongoDB.
     TriggerDocuments,
+    /// Holds the log against MongoDB every so often.
+    Audit,
 }
 
 impl Part {
@@ -76,6 +79,7 @@ impl Part {
             Self::Webhook(Feed::Alerts) => "webhook-alerts",
             Self::Webhook(Feed::Triggers) => "webhook-triggers",
             Self::TriggerDocuments => "trigger-documents",
+            Self::Audit => "audit",
         }
     }
 }
@@ -101,6 +105,9 @@ pub enum PipelineError {
     /// Trigger documents failed, and are started again; a MongoDB that is away is no failure.
     #[error("trigger documents stopped: {0}")]
     TriggerDocuments(#[from] TriggerDocumentsError),
+    /// The audit beside the tail failed, and is started again; a server that is away is no failure.
+    #[error("the audit stopped: {0}")]
+    Audit(#[from] AuditError),
     /// A stage broke a promise of its own.
     #[error(
         "{0} panicked; its message is in the log above. Nothing is lost: a restart replays from the committed position. Please report it"
@@ -135,7 +142,9 @@ impl Pipeline {
         let (sender, ends) = channel();
         let mut running = Vec::new();
         let carriers = if stages.contains(&Stage::Judge) { &Part::CARRIERS[..] } else { &[] };
-        for part in stages.iter().map(|stage| Part::Stage(*stage)).chain(carriers.iter().copied()) {
+        let is_live = source.as_ref().is_some_and(|source| !source.is_replay());
+        let audit = (is_live && context.config.audit.every_seconds > 0).then_some(Part::Audit);
+        for part in stages.iter().map(|stage| Part::Stage(*stage)).chain(carriers.iter().copied()).chain(audit) {
             let its_source = if part == Part::Stage(Stage::Tail) { source.take() } else { None };
             let handle = spawn(context.clone(), part, its_source, history.clone(), sender.clone())?;
             running.push((part, handle));
@@ -196,7 +205,7 @@ fn spawn(
     let body = move || {
         let end = match part {
             Part::Stage(_) => attempt(&context, part, source, &history),
-            Part::Webhook(_) | Part::TriggerDocuments => {
+            Part::Webhook(_) | Part::TriggerDocuments | Part::Audit => {
                 carry(&context, part);
                 Ok(())
             }
@@ -240,6 +249,7 @@ fn run(context: &Context, part: Part, source: Option<Box<dyn Source>>, history: 
         Part::Stage(Stage::Train) => train::run(context, history.clone())?,
         Part::Webhook(feed) => webhook::run(context, feed)?,
         Part::TriggerDocuments => trigger_documents::run(context)?,
+        Part::Audit => audit_continuously(context)?,
     }
     Ok(())
 }

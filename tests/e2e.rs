@@ -49,13 +49,13 @@ pub(crate) fn halves() -> (&'static [Document], &'static [Document]) {
 }
 
 /// Returns the end of the last slice that `documents` end, under the tickets clock.
-fn last_mark(documents: &[Document]) -> i64 {
+pub(crate) fn last_mark(documents: &[Document]) -> i64 {
     let mut times: Vec<i64> = documents.iter().map(completed_at).collect();
     times.sort_unstable();
     (times[times.len() - 20] - LATENESS_MS).div_euclid(HOUR_MS) * HOUR_MS
 }
 
-fn make_baseline_from_file(deployment: &Deployment) {
+pub(crate) fn make_baseline_from_file(deployment: &Deployment) {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/data/flights-demo.ndjson.zst");
     deployment.command(&["baseline", "create", "--from", "2013-01-01", "--to", "2013-03-01", "--file", file]);
 }

@@ -8,6 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "clock",
         "threads",
+        "fault",
         "config",
         "spec",
         "ticket",
@@ -28,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["history"],
     &["window"],
     &["watch"],
-    &["backfill"],
+    &["backfill", "audit"],
     &["judge"],
     &["train"],
     &["check", "quiet", "outbox", "webhook", "trigger_documents", "serve"],

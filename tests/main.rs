@@ -4,7 +4,9 @@
 
 mod support;
 
+mod audit;
 mod backfill;
+mod chaos;
 mod circle;
 mod closed_loop;
 mod command;

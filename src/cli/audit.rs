@@ -1,74 +1,107 @@
-//! Documents for those who look at models in MongoDB: each training's report, each promotion and rollback.
+//! `tidemark audit`: MongoDB against the log.
 
-use bson::{DateTime, Document, doc};
-use serde::Serialize;
+use std::sync::Arc;
 
-use crate::clock::now_ms;
-use crate::config::Config;
-use crate::spec::Spec;
+use clap::Args;
+
+use crate::audit::{Around, AuditError, Findings, Progress as Done, Report, Request, run as audit};
+use crate::stage::Stop;
 
 use super::exit::{Exit, Failure};
-use super::mongo;
+use super::out::{Format, Out, Tone, plain};
+use super::progress::Progress;
+use super::session::Session;
+use super::time;
 
-/// Reports of trainings.
-pub(super) const HISTORY: &str = "ml_training_history";
-/// Promotions and rollbacks.
-pub(super) const AUDIT: &str = "model_audit_log";
+/// Flags of `audit`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidemark audit
+  tidemark audit --from 2013-01-01 --to 2013-03-01 --output json
+  tidemark audit --nothing-changed       where no ticket is changed after it has completed
 
-/// A version that came into Production.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Promotion<'p> {
-    /// What makes it one event, however often it is written.
-    pub(super) id: &'p str,
-    /// `promoted` or `rolled_back`.
-    pub(super) action: &'static str,
-    /// Name of the model.
-    pub(super) model: &'p str,
-    /// The version.
-    pub(super) version: u64,
-    /// The version before.
-    pub(super) before: Option<u64>,
-    /// Why, in words.
-    pub(super) reason: &'p str,
+It reads MongoDB and the topics only, may run beside `tidemark run`, and writes nothing. Exit code 7: the log differs.")]
+pub struct AuditArgs {
+    /// First completion, inclusive: a claim that the log has all from there on [default: since the log began]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// End, exclusive [default: no end]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Nobody changes, reopens or deletes tickets that have completed: what only the log has is wrong
+    #[arg(long)]
+    nothing_changed: bool,
 }
 
-/// Writes a promotion to `model_audit_log`; does nothing without MongoDB. Returns whether it is there.
-pub(super) fn write_promotion(config: &Config, spec: &Spec, promotion: &Promotion<'_>) -> Result<bool, Failure> {
-    let document = doc! {
-        "_id": promotion.id,
-        "model_name": promotion.model,
-        "action": promotion.action,
-        "version": signed(promotion.version),
-        "previous_version": promotion.before.map(signed),
-        "reason": promotion.reason,
-        "timestamp": DateTime::from_millis(now_ms()),
+pub(super) fn run(flags: &AuditArgs, session: &mut Session) -> Result<Exit, Failure> {
+    let spec = Arc::new(session.spec()?);
+    let bound = |text: &Option<String>, flag: &str| {
+        let read = text.as_deref().map(time::instant).transpose();
+        read.map_err(|why| Failure::new(Exit::Usage, format!("{flag}: {why}")))
     };
-    write(config, spec, AUDIT, document)
+    let request =
+        Request { from_ms: bound(&flags.from, "--from")?, to_ms: bound(&flags.to, "--to")?, nothing_changed: flags.nothing_changed };
+    let log = session.log()?;
+    let report = {
+        let mut progress = Progress::new();
+        let mut doing = "";
+        let around = Around { config: session.config()?, spec: &spec, log: log.as_ref(), stop: &Stop::default() };
+        audit(&request, &around, &mut |done: Done| {
+            if done.doing != doing {
+                doing = done.doing;
+                progress.step(doing);
+            }
+            progress.rows(done.rows, done.total);
+        })
+        .map_err(failure)?
+    };
+    show(&report, &mut session.out)?;
+    Ok(if report.clean { Exit::Ok } else { Exit::Differs })
 }
 
-/// Writes a training's report to `ml_training_history`, likewise.
-pub(super) fn write_report<R: Serialize>(config: &Config, spec: &Spec, id: &str, model: &str, report: &R) -> Result<bool, Failure> {
-    let report = bson::serialize_to_document(report)
-        .map_err(|error| Failure::new(Exit::Failed, format!("the report of {model} cannot be a document: {error}")))?;
-    let mut document = doc! { "_id": format!("{id}/{model}"), "model_name": model, "timestamp": DateTime::from_millis(now_ms()) };
-    document.extend(report);
-    write(config, spec, HISTORY, document)
+fn failure(error: AuditError) -> Failure {
+    let exit = match error {
+        AuditError::Log(error) => return error.into(),
+        AuditError::NotConfigured(_) => Exit::Usage,
+        AuditError::Mongodb { .. } => Exit::Unreachable,
+        AuditError::Refused(_) => Exit::Refused,
+        AuditError::Stopped => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
 }
 
-/// Upserts by `_id`.
-fn write(config: &Config, spec: &Spec, collection: &str, document: Document) -> Result<bool, Failure> {
-    if config.mongodb.uri.is_none() {
-        return Ok(false);
+fn show(report: &Report, out: &mut Out) -> Result<(), Failure> {
+    if out.format == Format::Json {
+        return out.json(report);
     }
-    let connection = mongo::connect(config)?;
-    let database = config.mongodb.database.as_deref().unwrap_or(&spec.source.database);
-    let place = format!("{database}.{collection}");
-    let collection = connection.client.database(database).collection::<Document>(collection);
-    let id = document.get("_id").cloned().unwrap_or_default();
-    let written = connection.wait(async { collection.replace_one(doc! { "_id": id }, document).upsert(true).await });
-    written.map(|_| true).map_err(|error| connection.failure(&format!("write to {place}"), &error))
+    let verdict =
+        if report.clean { out.tone(Tone::Good, "the log keeps its promise") } else { out.tone(Tone::Critical, "THE LOG DIFFERS") };
+    out.line(format!("{}: {verdict}", plain(&report.spec)))?;
+    let how = if report.as_of_position { "as it was at tail's position" } else { "as it is now" };
+    out.line(format!("MongoDB    {} completed ({how})", report.in_mongodb))?;
+    out.line(format!("Log        {} tickets and dead letters", report.in_log))?;
+    let behind = report.lag.tickets.map_or_else(|| "forgotten by MongoDB".to_owned(), |tickets| format!("{tickets} tickets"));
+    out.line(format!("To come    {behind}, {} s", report.lag.seconds))?;
+    for gap in &report.gaps {
+        let bounds = format!("{} to {}", time::shown(gap.from_ms), time::shown(gap.to_ms));
+        out.line(format!("Gap        {bounds}: {}", plain(&gap.reason)))?;
+    }
+    let dead: Vec<String> = report.dead_letters.iter().map(|(reason, count)| format!("{count} {}", plain(reason))).collect();
+    if !dead.is_empty() {
+        out.line(format!("Dead       {}", dead.join(", ")))?;
+    }
+    list(&report.wrong, Tone::Critical, out)?;
+    list(&report.notes, Tone::Faint, out)
 }
 
-fn signed(version: u64) -> i64 {
-    i64::try_from(version).unwrap_or(i64::MAX)
+fn list(findings: &Findings, tone: Tone, out: &mut Out) -> Result<(), Failure> {
+    for (kind, found) in findings.iter() {
+        out.line("")?;
+        let head = out.tone(tone, &format!("{} {}", found.count, kind.words()));
+        out.line(head)?;
+        for what in &found.first {
+            out.line(format!("  {}", plain(what)))?;
+        }
+    }
+    Ok(())
 }

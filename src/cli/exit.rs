@@ -20,6 +20,8 @@ pub enum Exit {
     BadInput = 5,
     /// A topic or a position is not what it has to be; nothing was changed.
     Refused = 6,
+    /// `audit`: the log is not what MongoDB says it has to be.
+    Differs = 7,
 }
 
 /// The table as `--help` shows it.
@@ -31,6 +33,7 @@ pub const TABLE: &str = "Exit codes:
   4  a server cannot be reached or refused us
   5  the input data cannot be used (a file, a baseline)
   6  a topic or a position is refused; nothing was changed
+  7  audit: the log differs from MongoDB, or a chain is broken
   130, 143  ended by SIGINT or SIGTERM before it could end by itself";
 
 impl From<Exit> for std::process::ExitCode {
@@ -114,7 +117,9 @@ mod tests {
 
     #[test]
     fn the_table_in_the_help_lists_every_code() {
-        for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::LevelReached, Exit::Unreachable, Exit::BadInput, Exit::Refused] {
+        for exit in
+            [Exit::Ok, Exit::Failed, Exit::Usage, Exit::LevelReached, Exit::Unreachable, Exit::BadInput, Exit::Refused, Exit::Differs]
+        {
             assert!(TABLE.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }
     }

@@ -15,6 +15,7 @@ mod completions;
 mod config;
 mod connect;
 mod demo;
+mod documents;
 mod heard;
 mod models;
 mod moved;
@@ -75,6 +76,8 @@ pub enum Command {
     Models(models::ModelsCommand),
     /// Write the prediction errors of history, exactly once, and their statistics
     Backfill(backfill::BackfillArgs),
+    /// Hold the log against MongoDB: missing, duplicated, out of order, broken chains, gaps, lag
+    Audit(audit::AuditArgs),
     /// Show the last verdict: status, windows, open episodes, what it waits for
     Status(status::StatusArgs),
     /// List alerts, follow them, or silence a cause
@@ -198,9 +201,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap
 }
 
 fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {
+    let fault = environment.get(crate::fault::VARIABLE).cloned();
     let mut session = Session::begin(cli.global, environment)?;
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
+    if let Some(fault) = fault {
+        crate::fault::arm(&fault);
+    }
     if session.out.format == Format::Html && !matches!(cli.command, Command::Check(_)) {
         return Err(Failure::new(Exit::Usage, "--output html is for `tidemark check` only; take text or json"));
     }
@@ -213,6 +220,7 @@ fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secre
         Command::Train(flags) => train::run(&flags, &mut session),
         Command::Models(command) => models::run(command, &mut session),
         Command::Backfill(flags) => backfill::run(&flags, &mut session),
+        Command::Audit(flags) => audit::run(&flags, &mut session),
         Command::Status(flags) => status::run(&flags, &mut session),
         Command::Alerts(flags) => alerts::run(&flags, &mut session),
         Command::TestAlert(flags) => alerts::test(&flags, &mut session),

@@ -10,7 +10,7 @@ use crate::model_event::MovedBy;
 use crate::registry::{BEFORE, Registry, Stage, Version, put_into_production};
 use crate::topics::Topics;
 
-use super::audit::{Promotion, write_promotion};
+use super::documents::{Promotion, write_promotion};
 use super::exit::{Exit, Failure};
 use super::moved::{Move, Moved};
 use super::out::{Format, plain};

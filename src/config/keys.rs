@@ -141,6 +141,7 @@ pub const KEYS: &[Key] = &[
     key("serve.max_concurrent", Kind::Integer(1, 10_000), SERVE),
     key("serve.worker_field", Kind::Text, SERVE),
     key("serve.open_statuses", Kind::Text, SERVE),
+    key("audit.every_seconds", Kind::Integer(0, 31_536_000), RUN),
     key("webhook.url", Kind::Url, RUN),
     key("webhook.secret", Kind::Secret, RUN),
     key("http.listen", Kind::Address, RUN),

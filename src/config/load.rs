@@ -114,8 +114,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Faults> {
 }
 
 /// Environment names under `TIDEMARK_` that belong to the command line itself, and to the repository's scripts.
-pub const COMMAND_ENVIRONMENT: [&str; 5] =
-    ["TIDEMARK_CONFIG", "TIDEMARK_OUTPUT", "TIDEMARK_LOG", "TIDEMARK_SERVERS", "TIDEMARK_SERVERS_DATA"];
+pub const COMMAND_ENVIRONMENT: [&str; 6] =
+    ["TIDEMARK_CONFIG", "TIDEMARK_OUTPUT", "TIDEMARK_LOG", "TIDEMARK_SERVERS", "TIDEMARK_SERVERS_DATA", "TIDEMARK_FAULT"];
 
 #[derive(Default)]
 struct Layers {

@@ -52,6 +52,8 @@ pub struct Config {
     pub serve: Serve,
     /// Where alerts go besides Kafka.
     pub webhook: Webhook,
+    /// The audit beside the tail.
+    pub audit: Audit,
     /// The HTTP server.
     pub http: Http,
     /// Logging.
@@ -318,6 +320,14 @@ pub struct Serve {
     pub open_statuses: String,
 }
 
+/// The audit beside the tail.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Seconds between two audits; 0 for none.
+    pub every_seconds: u32,
+}
+
 /// Where alerts go besides Kafka.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -375,6 +385,7 @@ impl Default for Config {
             backfill: Backfill::default(),
             serve: Serve::default(),
             webhook: Webhook::default(),
+            audit: Audit::default(),
             http: Http::default(),
             log: Logging::default(),
         }

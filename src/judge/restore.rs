@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use crate::cloudevent::CloudEvent;
+use crate::fault;
 use crate::log::{Delivered, Member, Producer, Reader, Record};
 use crate::stage::Context;
 use crate::status::Status;
@@ -69,6 +70,7 @@ pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<Begi
     }
     let bounds = reader.bounds(&context.topics.summaries, 0)?;
     let committed = member.committed(0)?;
+    fault::pass(super::shell::JUDGE, fault::Place::OffsetsRead);
     let noted = committed.and_then(|committed| serde_json::from_str::<Metadata>(&committed.metadata).ok());
     // Without a commit (offsets expire), and where the log no longer reaches back: all that is left. The status says
     // which marks were judged.

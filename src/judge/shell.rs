@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::fault::{self, Place};
 use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Record, TransactError, Transaction};
 use crate::metrics;
 use crate::stage::{Context, State};
@@ -192,6 +193,7 @@ impl Leader {
     fn take_over(context: &Context, member: &mut dyn Member, marks_per_transaction: usize) -> Result<Self, JudgeError> {
         context.health.set(JUDGE, State::Waiting("reading back what was judged".to_owned()));
         let (producer, restored, status) = restore::restore(context, member)?;
+        fault::pass(JUDGE, Place::Restored);
         let committer = Committer::new("judge-commit", producer)
             .map_err(|error| LogError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() })?;
         let core = Core::new(context.spec.clone(), context.config.judge.clone(), &context.config.window, status);
@@ -229,6 +231,7 @@ impl Leader {
             self.places.saw(summary.mark, record.offset);
             self.taken.insert(summary.partition, record.offset + 1);
             self.queue.offer(summary);
+            fault::pass(JUDGE, Place::Taken);
         }
     }
 
@@ -262,6 +265,10 @@ impl Leader {
             let verdict = self.core.advance(&step, if fills { None } else { self.versions.get(mark.baseline) });
             self.places.passed(mark);
             if let Some(verdict) = verdict {
+                fault::pass(JUDGE, Place::Judged);
+                if !verdict.alerts.is_empty() {
+                    fault::pass(JUDGE, Place::EpisodeChanged);
+                }
                 self.filling.push((verdict, threads::since(begun)));
             }
             if self.filling.len() >= self.marks_per_transaction {
@@ -325,6 +332,7 @@ impl Leader {
             transaction.records.extend(outputs(context, verdict).into_iter().filter(is_new));
             transaction.last.push(status_record(context, verdict));
         }
+        fault::pass(JUDGE, Place::Sealed);
         self.committer.submit(transaction, verdicts);
         Ok(())
     }

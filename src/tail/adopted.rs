@@ -70,12 +70,17 @@ pub(crate) fn time_of_token(data: &str) -> Option<ClusterTime> {
     Some((number(0..8)?, number(8..16)?))
 }
 
+/// Returns the cluster time in a dead letter's position; `None` of the history and of files.
+pub(crate) fn time_of_place(position: &str) -> Option<ClusterTime> {
+    time_of_token(position.strip_prefix(TOKEN_PLACE)?)
+}
+
 /// Returns the identity of a dead letter.
 pub(crate) fn of_dead_letter(key: Option<&[u8]>, position: Option<&str>) -> Identity {
     let position = position.unwrap_or_default();
     match key {
         Some(key) if position.starts_with(ROW_PLACE) => Identity::Row(key.to_vec()),
-        Some(key) => match position.strip_prefix(TOKEN_PLACE).and_then(time_of_token) {
+        Some(key) => match time_of_place(position) {
             Some(time) => Identity::Commit(key.to_vec(), time),
             None => Identity::Place(position.to_owned()),
         },
@@ -171,7 +176,23 @@ impl Adopted {
         if !over && self.patience > 0 {
             return 0;
         }
-        std::mem::take(&mut self.events).len()
+        if self.patience == 0 {
+            return std::mem::take(&mut self.events).len();
+        }
+        // Rows of the history come in their own time, however far the stream is.
+        self.latest = None;
+        self.give_up(|identity| !is_row(identity))
+    }
+
+    /// The history has been read to its end: gives up the rows that did not come again, and returns how many.
+    pub(crate) fn pass_history(&mut self) -> usize {
+        self.give_up(is_row)
+    }
+
+    fn give_up(&mut self, which: impl Fn(&Identity) -> bool) -> usize {
+        let before = self.events.len();
+        self.events.retain(|identity, _| !which(identity));
+        before - self.events.len()
     }
 
     /// Returns the control records to be completed when `control` is next: those adopted before it, and itself.
@@ -228,6 +249,15 @@ impl Adopted {
     }
 }
 
+/// Whether an event is a row of the history.
+fn is_row(identity: &Identity) -> bool {
+    match identity {
+        Identity::Row(_) => true,
+        Identity::Place(place) => place.starts_with(ROW_PLACE),
+        Identity::Commit(..) | Identity::Completion(..) => false,
+    }
+}
+
 /// Whether two control records are one: marks by number, the others by id.
 fn same(a: &Control, b: &Control) -> bool {
     fn id(control: &Control) -> (&'static str, Option<u64>, Option<&str>) {
@@ -243,4 +273,21 @@ fn same(a: &Control, b: &Control) -> bool {
         }
     }
     id(a) == id(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_that_passes_its_own_events_leaves_the_rows_of_the_history() {
+        let mut adopted = Adopted::default();
+        adopted.adopt_event(Identity::Row(b"row".to_vec()));
+        adopted.adopt_event(Identity::Commit(b"streamed".to_vec(), (5, 1)));
+        assert_eq!(adopted.pass(Some((6, 1))), 1);
+        assert!(adopted.skip(&Identity::Row(b"row".to_vec())), "it is known until it comes again");
+        adopted.adopt_event(Identity::Row(b"deleted".to_vec()));
+        assert_eq!(adopted.pass_history(), 1);
+        assert!(adopted.is_empty());
+    }
 }

@@ -279,6 +279,10 @@ impl Core {
             Event::HistoryRead => {
                 self.position.history = None;
                 self.streamed = Streamed::default();
+                self.counts.vanished += self.adopted.pass_history() as u64;
+                for control in self.adopted.rest() {
+                    self.complete(&control);
+                }
             }
             Event::AwaitBaseline { version } => {
                 if self.position.baseline.is_none_or(|in_force| in_force < *version) {

@@ -13,6 +13,7 @@ use super::time::SourceClock;
 use super::{PART, TailError, restore};
 use crate::clock::now_ms;
 use crate::config::{ClockMode, HistoryLost, Tail};
+use crate::fault;
 use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, TransactError};
 use crate::metrics;
 use crate::spec::Spec;
@@ -303,6 +304,9 @@ impl Stage<'_> {
                 // What waits to be committed waits for no further event.
                 let patience = if core.waiting() == 0 && !committer.is_busy() { GLANCE } else { Duration::ZERO };
                 self.source.read(self.limit, patience, &mut self.events)?;
+                if !self.events.is_empty() {
+                    fault::pass(PART, fault::Place::EventsRead);
+                }
             }
             let step = self.take(&mut core)?;
             idle_since_commit |= core.waiting() == 0 && self.next > 0;
@@ -345,6 +349,7 @@ impl Stage<'_> {
 
     fn submit(&mut self, committer: &mut Committer<Sealed>, core: &mut Core) {
         let (transaction, counts) = core.seal();
+        fault::pass(PART, fault::Place::Sealed);
         // Events are in it, so that one that was too large has been passed when it is committed.
         let has_passed = !transaction.records.is_empty() && self.next > 0;
         committer.submit(transaction, Sealed { counts, has_passed, source_time: core.position().place.time() });
@@ -508,9 +513,11 @@ impl Stage<'_> {
         self.events.clear();
         self.next = 0;
         let found = restore::position(reader.as_mut(), topics, spec, partitions)?;
+        fault::pass(PART, fault::Place::PositionRead);
         let is_first = found.is_none();
         let (mut position, adopted) = if let Some(mut position) = found {
             let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
+            fault::pass(PART, fault::Place::Adopted);
             (position, adopted)
         } else {
             let opened = self.source.open(None)?;
@@ -536,6 +543,7 @@ impl Stage<'_> {
         if !adopted.is_empty() {
             tracing::warn!(records = adopted.len(), "tail: a torn transaction left records beyond the position; they are adopted");
         }
+        fault::pass(PART, fault::Place::SourceOpened);
         let mut changed = is_first;
         let mut lost = None;
         if !is_first {

@@ -19,7 +19,9 @@ pub mod time;
 
 use crate::log::LogError;
 use crate::stage::{Context, State};
+pub(crate) use adopted::time_of_place;
 pub(crate) use gate::ANSWER_AFTER;
+pub(crate) use restore::{partitions as partitions_of, position as position_of};
 pub use source::{Event, Place, Source, SourceError};
 
 /// The part of [`crate::stage::Health`] that this stage speaks for.

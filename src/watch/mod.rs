@@ -34,6 +34,7 @@ use self::place::Bound;
 use self::restore::{Job, RestoreError};
 use self::restorer::Restorer;
 use crate::clock::{DAY_MS, now_ms};
+use crate::fault::{self, Place};
 use crate::features::{Encoder, EncoderError};
 use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Reader, TransactError, Transaction};
 use crate::metrics::{self, Outcome};
@@ -325,6 +326,7 @@ impl<'c> Watch<'c> {
         while let Some(partition) = self.wanting.first().copied() {
             let member = self.member.as_mut().expect("a partition is assigned by a member");
             let committed = member.committed(partition)?;
+            fault::pass(PART, Place::OffsetsRead);
             self.wanting.remove(&partition);
             self.restorer.request(partition, Job::Resume { partition, committed });
             self.say();
@@ -342,6 +344,7 @@ impl<'c> Watch<'c> {
                         return Err(error.into());
                     }
                     self.partitions.insert(partition, state);
+                    fault::pass(PART, Place::Restored);
                 }
                 Err(RestoreError::Cancelled) => {}
                 Err(error) => {
@@ -396,6 +399,7 @@ impl<'c> Watch<'c> {
                 Ok(()) => {
                     self.filling.moved.insert(number);
                     self.filling.taken += 1;
+                    fault::pass(PART, Place::Taken);
                 }
                 Err(need) => {
                     needs.insert(number, need);
@@ -439,6 +443,7 @@ impl<'c> Watch<'c> {
             tallies.push((number, std::mem::take(&mut partition.tally)));
         }
         let transaction = Transaction { records: batch.records, last: Vec::new(), offsets: Some((membership, commits)) };
+        fault::pass(PART, Place::Sealed);
         self.revoked = false;
         self.sealed_at = Some(threads::now());
         self.committer.as_mut().expect("made before anything is polled").submit(transaction, Sealed { tallies, taken });

@@ -74,17 +74,28 @@ impl Deployment {
         program
     }
 
+    /// Runs a command to its end, however that is.
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.program(arguments).output().expect("the program is built")
+    }
+
     /// Runs a command to its end and returns what it said; panics when it fails.
     pub(crate) fn command(&self, arguments: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.program(arguments).output().expect("the program is built");
+        let Output { status, stdout, stderr } = self.output(arguments);
         assert!(status.success(), "tidemark {}: {status}\n{}", arguments.join(" "), String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).expect("it speaks UTF-8")
     }
 
     /// Starts a process that goes on until it is stopped.
     pub(crate) fn start(&self, instance: &str, arguments: &[&str]) -> Process {
+        self.start_with(instance, arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(&self, instance: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let [http] = free_ports();
         let mut program = self.program(arguments);
+        program.envs(environment.iter().copied());
         program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
         Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
     }
@@ -138,6 +149,11 @@ impl Process {
         let page = self.get("/metrics").map(|(_, page)| page).unwrap_or_default();
         let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         page.lines().filter(is_its).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().expect("a counter")).sum()
+    }
+
+    /// Returns the last lines of what the process said.
+    pub(crate) fn last_words(&self) -> String {
+        self.server.last_words()
     }
 
     /// Whether the process that was started is still there: nobody starts it again.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use super::late_end::LateEnd;
 use super::process::{Server, free_ports, tools, wait_until};
 
 /// A broker.
@@ -25,13 +26,23 @@ pub(crate) fn kafka() -> &'static Kafka {
 impl Kafka {
     /// Starts a broker for one test, which may stop and freeze it.
     pub(crate) fn start() -> Self {
+        Self::advertised(None)
+    }
+
+    /// Starts a broker that clients reach through the proxy only.
+    pub(crate) fn behind(proxy: &mut LateEnd) -> Self {
+        Self::advertised(Some(proxy))
+    }
+
+    fn advertised(proxy: Option<&mut LateEnd>) -> Self {
         let libraries = tools().join("kafka/libs");
         assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
         let classes = format!("{}/*", libraries.display());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let [port, controller] = free_ports();
         let properties = directory.path().join("server.properties");
-        std::fs::write(&properties, settings(port, controller, &directory.path().join("data").display().to_string()))
+        let advertised = proxy.as_ref().map_or(port, |proxy| proxy.port);
+        std::fs::write(&properties, settings((port, advertised), controller, &directory.path().join("data").display().to_string()))
             .expect("the temporary directory takes a file");
 
         let formatted = Command::new("java")
@@ -63,7 +74,10 @@ impl Kafka {
             "kafka.Kafka",
         ])
         .arg(&properties);
-        let bootstrap_servers = format!("127.0.0.1:{port}");
+        if let Some(proxy) = proxy {
+            proxy.forward_to(port);
+        }
+        let bootstrap_servers = format!("127.0.0.1:{advertised}");
         let kafka = Self { bootstrap_servers, server: Server::start(directory, &mut java) };
         kafka.wait_until_up();
         kafka
@@ -98,12 +112,13 @@ impl Kafka {
     }
 }
 
-fn settings(port: u16, controller: u16, data: &str) -> String {
+fn settings((port, advertised): (u16, u16), controller: u16, data: &str) -> String {
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
@@ -114,6 +129,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
 "
     )

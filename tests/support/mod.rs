@@ -6,6 +6,7 @@ pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
 mod kafka;
+pub(crate) mod late_end;
 pub(crate) mod mlflow;
 pub(crate) mod models;
 pub(crate) mod mongo;
@@ -13,6 +14,7 @@ pub(crate) mod parcels;
 pub(crate) mod predictor;
 pub(crate) mod process;
 pub(crate) mod publications;
+pub(crate) mod replica_set;
 pub(crate) mod schemas;
 pub(crate) mod stub;
 

@@ -18,6 +18,7 @@ use super::fetch::native;
 use super::notices::Notices;
 use super::outcome::{self, Failure};
 use super::properties::Properties;
+use crate::fault::{self, Place};
 use crate::log::{LogError, Membership, MembershipOf, OffsetCommit, Producer, Record, TransactError, Transaction};
 
 /// Longer than the broker needs to end what the last holder of the id left open.
@@ -85,14 +86,18 @@ impl KafkaProducer {
     pub(super) fn init(properties: &Properties, id: &str) -> Result<Self, LogError> {
         let reports = Reports { notices: Notices::new(id), refused: Mutex::default() };
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
+        fault::pass(id, Place::InitBefore);
         patiently(INIT_WITHIN, |time| client.init_transactions(time))
             .map_err(|error| unavailable(format!("taking over transactional id {id} at {}", properties.servers()), &error))?;
+        fault::pass(id, Place::InitAfter);
         Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE, usual: None })
     }
 
     fn attempt(&mut self, transaction: &Transaction) -> Result<(), TransactError> {
         self.rest();
+        fault::pass(&self.id, Place::BeginBefore);
         self.client.begin_transaction().map_err(|error| self.failure(&error).before_commit(&self.id))?;
+        fault::pass(&self.id, Place::BeginAfter);
         if let Err(error) = self.fill(transaction) {
             self.abort();
             return Err(error);
@@ -111,14 +116,17 @@ impl KafkaProducer {
     fn fill(&mut self, transaction: &Transaction) -> Result<(), TransactError> {
         let begun = Instant::now();
         self.deliver(&transaction.records)?;
+        fault::pass(&self.id, Place::RecordsAcknowledged);
         if transaction.records.len() < SMALL_BATCH {
             self.learn_pause(begun.elapsed());
         }
         self.deliver(&transaction.last)?;
-        match &transaction.offsets {
-            Some((membership, commits)) => self.offsets(membership, commits),
-            None => Ok(()),
+        fault::pass(&self.id, Place::LastAcknowledged);
+        if let Some((membership, commits)) = &transaction.offsets {
+            self.offsets(membership, commits)?;
+            fault::pass(&self.id, Place::OffsetsSent);
         }
+        Ok(())
     }
 
     /// Rests longer after a repetition, and a little shorter after each transaction without one.
@@ -141,6 +149,7 @@ impl KafkaProducer {
                 self.look(LOOK_EVERY);
             }
         }
+        fault::pass(&self.id, Place::RecordsSent);
         let sent = Instant::now();
         while self.client.in_flight_count() > 0 {
             if Instant::now() >= give_up {
@@ -202,7 +211,9 @@ impl KafkaProducer {
         self.drain();
         self.client.context().notices.clear();
         let asked = Instant::now();
+        fault::pass(&self.id, Place::CommitBefore);
         let result = self.client.commit_transaction(COMMIT_WITHIN).map_err(|error| self.failure(&error));
+        fault::pass(&self.id, Place::CommitAfter);
         self.drain();
         let doubt = self.client.context().notices.doubt(asked.elapsed());
         self.ended = Some(Instant::now());

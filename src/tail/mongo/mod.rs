@@ -38,6 +38,11 @@ const WAITING: usize = 2;
 const STALLED: Duration = Duration::from_secs(15);
 /// See [`STALLED`]: eight minutes.
 const MOST_STALLS: u32 = 5;
+/// Once it has answered, it answers within [`AWAIT`] whatever happens: so much longer and it is frozen, or was replaced. Doubled like
+/// [`STALLED`], up to nine minutes.
+const FROZEN: Duration = Duration::from_secs(4);
+/// See [`FROZEN`].
+const MOST_FREEZES: u32 = 7;
 /// A chunk of a history may be scattered over a large collection.
 const SCATTERED: u32 = 10;
 /// How long a call may look for a server.
@@ -51,6 +56,11 @@ const AWAIT: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn stages(spec: &Spec) -> Vec<Document> {
     pipeline::stages(spec, &Normaliser::new(spec).paths())
+}
+
+/// Returns the predicate by which the server leaves out what is not completed, where it can be spelt.
+pub(crate) fn completed_filter(spec: &Spec) -> Document {
+    pipeline::completed_filter(spec)
 }
 
 /// The source.
@@ -155,6 +165,7 @@ impl Source for MongoSource {
         let doing = format!("opening the change stream of {namespace}");
         let runtime = self.runtime.clone();
         let patience = STALLED * 2_u32.pow(self.failures.min(MOST_STALLS));
+        let alive = FROZEN * 2_u32.pow(self.failures.min(MOST_FREEZES));
         self.failures += 1;
         let (client, facts) = within(&runtime, patience, &doing, async {
             let client = Self::connect(&self.uri).await?;
@@ -182,6 +193,8 @@ impl Source for MongoSource {
             wait: if opened.history.is_some() { HISTORY_AWAIT } else { AWAIT },
             runtime: runtime.clone(),
             patience,
+            alive,
+            answers: 0,
             doing,
             replies: None,
         };
@@ -327,6 +340,9 @@ struct Stream {
     wait: Duration,
     runtime: Arc<Runtime>,
     patience: Duration,
+    /// How long it may be silent once it has answered twice: the first answer only opens, and behind the second may be a long oplog.
+    alive: Duration,
+    answers: u64,
     doing: String,
     replies: Option<Replies>,
 }
@@ -346,6 +362,7 @@ impl Drop for Replies {
 impl Stream {
     fn open(&mut self, from: &From) -> Result<(), SourceError> {
         self.replies = None;
+        self.answers = 0;
         let mut change_stream = Document::new();
         match from {
             From::Token(token) => {
@@ -389,12 +406,16 @@ impl Stream {
         let Some(replies) = &mut self.replies else {
             return Err(self.unavailable("it is not open"));
         };
-        let next = self.runtime.block_on(async { tokio::time::timeout(self.patience, replies.receiver.recv()).await });
+        let patience = if self.answers > 1 { self.alive } else { self.patience };
+        let next = self.runtime.block_on(async { tokio::time::timeout(patience, replies.receiver.recv()).await });
         match next {
-            Ok(Some(Ok(batch))) => Ok(batch),
+            Ok(Some(Ok(batch))) => {
+                self.answers += 1;
+                Ok(batch)
+            }
             Ok(Some(Err(error))) => Err(failed(&self.doing, &error)),
             Ok(None) => Err(self.unavailable("the server closed it")),
-            Err(_) => Err(silent(&self.doing, self.patience)),
+            Err(_) => Err(silent(&self.doing, patience)),
         }
     }
 }

@@ -1,0 +1,149 @@
+//! A late EndTxn: the broker takes it for the end of the next transaction, and cuts that one in two.
+//!
+//! First a naive producer, which believes a commit that ends well: the attack breaks it, so the test has power. Then ours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use tidemark::log::TopicSettings;
+
+use super::campaign::{Seeds, Story, run};
+use super::check::Checker;
+use crate::e2e::{halves, last_mark};
+use crate::support::late_end::LateEnd;
+use crate::support::{Deployment, Kafka, mongo, wait_until};
+
+const PARTITIONS: u32 = 2;
+/// Attacks in one run.
+const ATTACKS: usize = 10;
+/// Tickets that complete at once, and how often at most while one attack is waited for.
+const PART: usize = 12;
+const MOST_PARTS: usize = 60;
+/// How long an attack waits for the two transactions that it needs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Sends numbers in transactions of two halves, each acknowledged before the next; what fails is sent again by a new producer.
+fn naive(kafka: &str, topic: &str, transactions: u32, proxy: &LateEnd) -> Option<i16> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka).set("transactional.id", "naive").set("retry.backoff.ms", "100").set("log_level", "0");
+    let begin = || {
+        let producer: BaseProducer = config.create().unwrap();
+        producer.init_transactions(LIMIT).unwrap();
+        producer
+    };
+    let mut producer = begin();
+    let mut code = None;
+    for number in 0..transactions {
+        if number == 1 {
+            proxy.attack("naive", 1);
+        }
+        loop {
+            producer.begin_transaction().unwrap();
+            let halves = (0..2).try_for_each(|half| {
+                let value = format!("{number}.{half}");
+                producer.send(BaseRecord::<(), str>::to(topic).partition(0).payload(&value)).map_err(|(error, _)| error)?;
+                producer.flush(LIMIT)
+            });
+            match halves.and_then(|()| producer.commit_transaction(LIMIT)) {
+                Ok(()) => break,
+                Err(_) => producer = begin(),
+            }
+        }
+        code = code.or_else(|| if number >= 2 { proxy.carried_out(Duration::from_secs(1)) } else { None });
+    }
+    code
+}
+
+struct Attacked {
+    kafka: Kafka,
+    proxy: LateEnd,
+}
+
+fn attacked() -> Attacked {
+    let mut proxy = LateEnd::bind();
+    let kafka = Kafka::behind(&mut proxy);
+    Attacked { kafka, proxy }
+}
+
+#[test]
+fn a_late_end_breaks_who_believes_a_commit_that_ends_well() {
+    let Attacked { kafka, proxy } = attacked();
+    let checker = Checker::new(&mongo().uri, &kafka.bootstrap_servers, "naive", 1);
+    let topic =
+        TopicSettings { name: "naive".to_owned(), partitions: 1, replication: 1, compacted: false, retention_ms: None, append_time: false };
+    checker.log.create_topics(&[topic]).unwrap();
+    let code = naive(&kafka.bootstrap_servers, "naive", 6, &proxy);
+    assert_eq!(code, Some(0), "the broker took the late EndTxn");
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for record in checker.records("naive", 0) {
+        *times.entry(String::from_utf8(record.value.unwrap().to_vec()).unwrap()).or_default() += 1;
+    }
+    let whole: Vec<String> = (0..6).flat_map(|number| [format!("{number}.0"), format!("{number}.1")]).collect();
+    let is_whole = whole.iter().all(|value| times.get(value) == Some(&1));
+    assert!(!is_whole, "the attack has no power: {times:?}");
+}
+
+fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
+    let name = format!("late-{seed}-{}", std::process::id());
+    let mut deployment = Deployment::new(&name, PARTITIONS);
+    let settings = [
+        ("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers.as_str()),
+        ("TIDEMARK_TAIL_START", "history"),
+        ("TIDEMARK_TAIL_CLOCK", "tickets"),
+        ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20"),
+    ];
+    settings.into_iter().for_each(|(key, value)| deployment.set(key, value));
+    let checker = Checker::new(&mongo().uri, &kafka.bootstrap_servers, &name, PARTITIONS);
+    checker.create_topics();
+    let mut dice = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut roll = |sides: usize| usize::try_from(dice.next_u64() % sides as u64).expect("small");
+    let mut inserted = 0;
+    let process = deployment.start("one", &["run"]);
+    wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
+    let mut parts = halves().1.chunks(PART);
+    let mut codes: BTreeMap<i16, usize> = BTreeMap::new();
+    for _ in 0..ATTACKS {
+        let stage = ["tail", "watch", "judge"][roll(3)];
+        let id = if stage == "tail" { format!("{name}.tail") } else { format!("{name}.{stage}.one") };
+        let release_at = roll(3);
+        proxy.attack(&id, release_at);
+        let mut code = None;
+        // Tickets go on until the attacked stage has begun two transactions.
+        for part in parts.by_ref().take(MOST_PARTS) {
+            deployment.insert(part);
+            inserted += part.len();
+            code = proxy.carried_out(Duration::from_millis(100));
+            if code.is_some() {
+                break;
+            }
+        }
+        code = code.or_else(|| proxy.carried_out(Duration::from_secs(2)));
+        story.tell(format!("EndTxn of {id} held, released before request {release_at} of the next; the broker says {code:?}"));
+        story.faults += u64::from(code.is_some());
+        if let Some(code) = code {
+            *codes.entry(code).or_default() += 1;
+        }
+    }
+    story.note(format!("the broker's codes: {codes:?}"));
+    let last = last_mark(&halves().1[..inserted]);
+    let begun = std::time::Instant::now();
+    while checker.judged_until() < Some(last) {
+        if begun.elapsed() > LIMIT {
+            story.violation(format!("no verdict of {last}, the last is {:?}\n{}", checker.judged_until(), process.last_words()));
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    process.kill();
+    checker.audit(inserted, story);
+}
+
+#[test]
+fn late_ends_break_nothing_of_ours() {
+    let attacked = attacked();
+    run(Seeds::or(1), "attacks", |seed, story| attacks(seed, story, &attacked));
+}

@@ -1,0 +1,122 @@
+//! A replica set of three real members, which may be killed, frozen and started again.
+
+use std::process::Command;
+use std::time::Duration;
+
+use bson::{Document, doc};
+use mongodb::Client;
+use tempfile::TempDir;
+
+use super::mongo::runtime;
+use super::process::{Server, free_ports, tools, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct Member {
+    port: u16,
+    data: TempDir,
+    server: Option<Server>,
+}
+
+/// Three members; two are a majority.
+pub(crate) struct ReplicaSet {
+    /// Connection string.
+    pub(crate) uri: String,
+    members: Vec<Member>,
+}
+
+impl ReplicaSet {
+    /// Starts it. A primary that is silent for `election_timeout` is replaced.
+    pub(crate) fn start(election_timeout: Duration) -> Self {
+        let ports: [u16; 3] = free_ports();
+        let member = |port| Member { port, data: tempfile::tempdir().expect("a temporary directory"), server: None };
+        let hosts = ports.map(|port| format!("127.0.0.1:{port}"));
+        let uri = format!("mongodb://{}/?replicaSet=rs3", hosts.join(","));
+        let mut set = Self { uri, members: ports.map(member).into() };
+        set.start_all();
+        let members: Vec<Document> = (0_i32..).zip(&hosts).map(|(id, host)| doc! { "_id": id, "host": host }).collect();
+        let timeout = i64::try_from(election_timeout.as_millis()).expect("not so long");
+        let config = doc! { "_id": "rs3", "members": members, "settings": { "electionTimeoutMillis": timeout } };
+        wait_until("mongod takes replSetInitiate", LIMIT, || set.ask(0, doc! { "replSetInitiate": config.clone() }));
+        set.wait_for_primary();
+        set
+    }
+
+    fn ask(&self, member: usize, command: Document) -> Option<Document> {
+        let port = self.members[member].port;
+        let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=500&connectTimeoutMS=500");
+        runtime().block_on(async {
+            let client = Client::with_uri_str(uri).await.ok()?;
+            let database = client.database("admin");
+            let asked = tokio::time::timeout(Duration::from_secs(2), async { database.run_command(command).await });
+            asked.await.ok()?.ok()
+        })
+    }
+
+    fn primary(&self) -> Option<usize> {
+        let leads = |hello: Document| hello.get_bool("isWritablePrimary").unwrap_or(false);
+        (0..self.members.len()).find(|member| self.ask(*member, doc! { "hello": 1 }).is_some_and(leads))
+    }
+
+    /// Waits until there is a primary; returns which.
+    pub(crate) fn wait_for_primary(&self) -> usize {
+        wait_until("a primary", LIMIT, || self.primary())
+    }
+
+    /// Starts those members that do not run.
+    pub(crate) fn start_all(&mut self) {
+        for member in self.members.iter_mut().filter(|member| member.server.is_none()) {
+            let mut mongod = Command::new(tools().join("mongod"));
+            mongod
+                .args([
+                    "--replSet",
+                    "rs3",
+                    "--bind_ip",
+                    "127.0.0.1",
+                    "--nounixsocket",
+                    "--wiredTigerCacheSizeGB",
+                    "0.25",
+                    "--oplogSize",
+                    "990",
+                ])
+                .args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
+                .args(["--port", &member.port.to_string()])
+                .arg("--dbpath")
+                .arg(member.data.path());
+            member.server = Some(Server::start(tempfile::tempdir().expect("a temporary directory"), &mut mongod));
+        }
+    }
+
+    /// Asks the primary to step down.
+    pub(crate) fn step_down(&self) {
+        let primary = self.wait_for_primary();
+        drop(self.ask(primary, doc! { "replSetStepDown": 10, "secondaryCatchUpPeriodSecs": 5 }));
+    }
+
+    /// Kills the primary.
+    pub(crate) fn kill_primary(&mut self) {
+        let primary = self.wait_for_primary();
+        self.members[primary].server = None;
+    }
+
+    /// Freezes the primary; returns which it was.
+    pub(crate) fn freeze_primary(&self) -> usize {
+        let primary = self.wait_for_primary();
+        self.signal(primary, "STOP");
+        primary
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self, member: usize) {
+        self.signal(member, "CONT");
+    }
+
+    /// Kills all members.
+    pub(crate) fn kill_all(&mut self) {
+        self.members.iter_mut().for_each(|member| member.server = None);
+    }
+
+    fn signal(&self, member: usize, name: &str) {
+        self.members[member].server.as_ref().expect("it runs").signal(name);
+    }
+}
