@@ -28,7 +28,7 @@ use super::{Figure, flights};
 
 /// 1 January, 1 March 2013, and 1 January 2014.
 const YEAR_MS: [i64; 3] = [1_356_998_400_000, 1_362_096_000_000, 1_388_534_400_000];
-/// Rows that a model is trained on, at most, as in the demo.
+/// Rows that a model is trained on, at most: two months.
 const ROWS: usize = 50_000;
 
 /// What a policy came to: from March on, every ticket's error under the model that was in Production when it completed.

@@ -31,8 +31,8 @@ use crate::train::first::first;
 use crate::train::frame::Collecting;
 use teller::Teller;
 
-/// Rows that one of the demo's models is trained on, at most: some five weeks, so that a year of trainings takes seconds.
-const TRAINING_ROWS: usize = 30_000;
+/// Rows that one of the demo's models is trained on, at most: some three weeks, so that a year of trainings takes seconds.
+const TRAINING_ROWS: usize = 20_000;
 /// Room for every verdict of the year, so that its table has all of them however busy the machine is.
 const STATUS_BYTES: usize = 256 << 20;
 /// Start of the demo's baseline.
