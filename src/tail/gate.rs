@@ -18,6 +18,10 @@ use crate::trigger::{Trigger, TriggerChange};
 /// A training's answer stands after so many marks: the time that it takes, in slices.
 pub(crate) const ANSWER_AFTER: u64 = 6;
 
+/// Marks that are sent at a time. The stages work at the same time only on different marks: all of the room at once would go through
+/// them in one lump, and leave the others idle.
+const AT_A_TIME: u64 = ANSWER_AFTER / 3;
+
 /// What a replay waits for.
 pub(crate) struct Gate {
     statuses: Box<dyn Follower>,
@@ -49,8 +53,17 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Looks for news, waiting at most `timeout` for them; returns the last mark that may be sent.
-    pub(crate) fn look(&mut self, timeout: Duration) -> Result<u64, LogError> {
+    /// Returns the last mark that may be sent now, of those from `mark` on; waits at most `timeout` for news when that is none.
+    pub(crate) fn next(&mut self, mark: u64, timeout: Duration) -> Result<u64, LogError> {
+        let mut last = self.look(Duration::ZERO)?;
+        if last < mark && !timeout.is_zero() {
+            last = self.look(timeout)?;
+        }
+        Ok(last.min(mark + AT_A_TIME - 1))
+    }
+
+    /// Looks for news, waiting at most `timeout` for them; returns the last mark that verdicts and answers leave room for.
+    fn look(&mut self, timeout: Duration) -> Result<u64, LogError> {
         // A request is committed together with the status of its mark, or before it: read in this order it is never missed.
         for record in self.statuses.poll(timeout)? {
             let status = serde_json::from_slice::<StatusLines>(record.value.as_deref().unwrap_or_default());

@@ -296,7 +296,7 @@ impl Stage<'_> {
             self.settle(&mut committer, Duration::ZERO)?;
             self.decide(&mut core, &mut decisions, gate.as_mut(), Duration::ZERO)?;
             if let Some(gate) = &mut gate {
-                core.allow_marks_until(gate.look(Duration::ZERO)?);
+                core.allow_marks_until(gate.next(core.position().next_mark, Duration::ZERO)?);
             }
             if self.next == self.events.len() && (core.waiting() < self.limit || core.is_catching_up()) {
                 self.events.clear();
@@ -333,7 +333,7 @@ impl Stage<'_> {
                 Step::AwaitVerdict => {
                     self.settle(&mut committer, Duration::MAX)?;
                     if let Some(gate) = &mut gate {
-                        core.allow_marks_until(gate.look(FILL)?);
+                        core.allow_marks_until(gate.next(core.position().next_mark, FILL)?);
                     }
                 }
                 Step::End => {
