@@ -60,6 +60,7 @@ fn next_week(frame: &Frame, trial: &Trial, now_ms: i64) -> Vec<(String, f64)> {
     trial.tried.iter().map(|tried| (tried.candidate.name.clone(), mae(predictions(frame, &tried.candidate.model, week.clone())))).collect()
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are for whoever asks for them with --nocapture")]
 fn told(trial: &Trial, next_week: &[(String, f64)]) {
     for (tried, (name, later)) in trial.tried.iter().zip(next_week) {
         let here = tried.candidate.metrics.mae / 60_000.0;

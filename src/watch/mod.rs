@@ -290,7 +290,7 @@ impl<'c> Watch<'c> {
 
     /// For how long what was taken may still be added to.
     fn may_wait(&self) -> Duration {
-        self.filling.may_wait(self.sealed_at.map_or(PACE, |at| threads::since(at)))
+        self.filling.may_wait(self.sealed_at.map_or(PACE, threads::since))
     }
 
     fn is_busy(&self) -> bool {

@@ -192,8 +192,8 @@ fn derived(script: &Arc<Script>, log: &MemoryLog, topics: &Topics, faults: &mut 
         let (mut got, mut wanted) = (of(log, topic), of(&again.log, topic));
         if *topic == topics.alerts {
             // Watchers tell of their partitions in any order.
-            got.sort_by_key(|record| is_of_watch(record));
-            wanted.sort_by_key(|record| is_of_watch(record));
+            got.sort_by_key(is_of_watch);
+            wanted.sort_by_key(is_of_watch);
         }
         faults.extend(differ(topic, &got, &wanted));
     }

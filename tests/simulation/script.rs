@@ -43,6 +43,9 @@ pub(crate) enum Switch {
     At(u64),
 }
 
+/// A ticket that has to be there: key, completion in ms since 1970, commit.
+pub(crate) type Expected = (Vec<u8>, i64, Option<(u32, u32)>);
+
 /// A scenario.
 pub(crate) struct Script {
     pub(crate) config: Config,
@@ -54,8 +57,8 @@ pub(crate) struct Script {
     states: Vec<(Place, Option<HistoryPlace>)>,
     /// When each event is there.
     releases: Vec<Duration>,
-    /// What has to be in `tickets`, in order: key, completion, commit.
-    pub(crate) tickets: Vec<(Vec<u8>, i64, Option<(u32, u32)>)>,
+    /// What has to be in `tickets`, in order.
+    pub(crate) tickets: Vec<Expected>,
     /// How many prediction errors come of them at the least; `None` when the last mark tells that all are there.
     pub(crate) errors: Option<usize>,
     /// The details of the dead letters, each of which tells one.
@@ -352,7 +355,7 @@ fn predicted(event: &Event) -> Option<(Vec<u8>, i64)> {
     ticket.predicted.map(|_| (ticket.id.key().into_owned(), ticket.completed_at_ms))
 }
 
-type Truth = (Vec<(Vec<u8>, i64, Option<(u32, u32)>)>, Vec<String>);
+type Truth = (Vec<Expected>, Vec<String>);
 
 /// The stream wins over the history; all else appears once.
 fn truth(events: &[Event]) -> Truth {
