@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::findings::Kind;
 use super::run::{Around, AuditError, Request, run};
 use crate::clock::{now_ms, rfc3339};
 use crate::metrics;
@@ -23,8 +24,9 @@ pub fn audit_continuously(context: &Context) -> Result<(), AuditError> {
         match run(&Request::default(), &around, &mut |_| {}) {
             Ok(report) => {
                 metrics::audited(if report.clean { "clean" } else { "differs" });
-                for (kind, found) in report.wrong.iter().chain(report.notes.iter()) {
-                    metrics::audit_found(kind.name(), found.count);
+                // What is found no more is 0 again.
+                for kind in Kind::ALL {
+                    metrics::audit_found(kind.name(), report.wrong.count(kind) + report.notes.count(kind));
                 }
                 let when = rfc3339(now_ms());
                 if report.clean {

@@ -50,6 +50,28 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::Missing,
+        Self::MissingDeadLetter,
+        Self::Duplicated,
+        Self::DuplicatedDeadLetter,
+        Self::OutOfOrder,
+        Self::ChainBroken,
+        Self::ControlTorn,
+        Self::GapsOverlap,
+        Self::Unreadable,
+        Self::Gone,
+        Self::Altered,
+        Self::Again,
+        Self::Folded,
+        Self::OtherwiseRecorded,
+        Self::Lagging,
+        Self::InGap,
+        Self::BeforeTheLog,
+        Self::Stranger,
+    ];
+
     /// Whether it breaks the promise.
     #[must_use]
     pub fn is_wrong(self) -> bool {

@@ -357,8 +357,8 @@ impl Audit<'_> {
             }
         }
         let mut rows = 0;
+        let mut reader = self.around.log.reader()?;
         for (topic, partition, bounds) in ranges {
-            let mut reader = std::mem::replace(&mut self.reader, self.around.log.reader()?);
             let is_ticket = topic == self.topics.tickets;
             let mut stopped = false;
             reader.read(&topic, partition, bounds.low, bounds.end, &mut |record| {
