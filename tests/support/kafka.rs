@@ -1,20 +1,26 @@
-//! Apache Kafka: one process, broker and controller, with transactions and groups as in production.
+//! Apache Kafka: one broker, with transactions and groups as in production; its controller in the same process, or apart.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use tempfile::TempDir;
 
-use super::late_end::LateEnd;
 use super::process::{Server, free_ports, tools, wait_until};
+
+/// After how long the controller takes a silent broker for dead.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(9);
 
 /// A broker.
 pub(crate) struct Kafka {
     /// `host:port`.
     pub(crate) bootstrap_servers: String,
     server: Server,
+    /// Where it is a process of its own; ends after the broker.
+    _controller: Option<Server>,
 }
 
 /// Returns the broker that all tests share: use topic names of your own.
@@ -24,66 +30,63 @@ pub(crate) fn kafka() -> &'static Kafka {
 }
 
 impl Kafka {
-    /// Starts a broker for one test, which may stop and freeze it.
+    /// Starts a broker for one test, which may freeze it.
     pub(crate) fn start() -> Self {
-        Self::advertised(None)
+        let ports: [u16; 2] = free_ports();
+        Self::both(ports, ports[0])
     }
 
-    /// Starts a broker that clients reach through the proxy only.
-    pub(crate) fn behind(proxy: &mut LateEnd) -> Self {
-        Self::advertised(Some(proxy))
+    /// Starts a broker that clients reach at the port `proxy` only. `forward` is told where the broker itself listens.
+    pub(crate) fn behind(proxy: u16, forward: impl FnOnce(u16)) -> Self {
+        let ports: [u16; 2] = free_ports();
+        forward(ports[0]);
+        Self::both(ports, proxy)
     }
 
-    fn advertised(proxy: Option<&mut LateEnd>) -> Self {
-        let libraries = tools().join("kafka/libs");
-        assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
-        let classes = format!("{}/*", libraries.display());
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    /// The same with a controller that is a process of its own, so that the broker may be killed and started again.
+    ///
+    /// Start it again only after [`DEAD_AFTER`]. A broker that knows from its own disk that it led all partitions rolls transactions back
+    /// before it is registered, finds no leader to send the markers to, and leaves them out for good (4.3.1: "Couldn't find leader endpoint
+    /// for partitions … likely deleted already"): nobody can read past such a transaction. One that leads nothing when it starts waits.
+    pub(crate) fn apart(proxy: u16, forward: impl FnOnce(u16)) -> Self {
         let [port, controller] = free_ports();
-        let properties = directory.path().join("server.properties");
-        let advertised = proxy.as_ref().map_or(port, |proxy| proxy.port);
-        std::fs::write(&properties, settings((port, advertised), controller, &directory.path().join("data").display().to_string()))
-            .expect("the temporary directory takes a file");
+        forward(port);
+        let roles = format!(
+            "process.roles=controller\nnode.id=2\ncontroller.quorum.voters=2@127.0.0.1:{controller}\n\
+             listeners=CONTROLLER://127.0.0.1:{controller}\nbroker.session.timeout.ms={}\n",
+            DEAD_AFTER.as_millis()
+        );
+        let its = server(&roles, "128m");
+        let roles = format!(
+            "process.roles=broker\nnode.id=1\ncontroller.quorum.voters=2@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{proxy}\n"
+        );
+        Self::up(server(&roles, "512m"), Some(its), proxy)
+    }
 
-        let formatted = Command::new("java")
-            .args([
-                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp",
-                &classes,
-                "kafka.tools.StorageTool",
-                "format",
-                "--cluster-id",
-                "5L6g3nShT-eMCtK--X86sw",
-                "--config",
-            ])
-            .arg(&properties)
-            .stdout(Stdio::null())
-            .status()
-            .expect("java is there: run script/bootstrap test");
-        assert!(formatted.success(), "kafka.tools.StorageTool format");
+    /// Broker and controller in one process.
+    fn both([port, controller]: [u16; 2], advertised: u16) -> Self {
+        let roles = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n"
+        );
+        Self::up(server(&roles, "512m"), None, advertised)
+    }
 
-        let mut java = Command::new("java");
-        java.args([
-            "-Xms256m",
-            "-Xmx512m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-cp",
-            &classes,
-            "kafka.Kafka",
-        ])
-        .arg(&properties);
-        if let Some(proxy) = proxy {
-            proxy.forward_to(port);
-        }
-        let bootstrap_servers = format!("127.0.0.1:{advertised}");
-        let kafka = Self { bootstrap_servers, server: Server::start(directory, &mut java) };
+    fn up(server: Server, controller: Option<Server>, advertised: u16) -> Self {
+        let kafka = Self { bootstrap_servers: format!("127.0.0.1:{advertised}"), server, _controller: controller };
         kafka.wait_until_up();
         kafka
     }
 
-    /// Sends a signal to the broker (`STOP`, `CONT`, `KILL`).
+    /// Starts the broker again once it has ended, on what it has written and at the same ports. Have it end first: `TERM`, `KILL`.
+    pub(crate) fn start_again(&mut self) {
+        self.server.start_again();
+        self.wait_until_up();
+    }
+
+    /// Sends a signal to the broker (`STOP`, `CONT`, `TERM`, `KILL`).
     pub(crate) fn signal(&self, name: &str) {
         self.server.signal(name);
     }
@@ -112,25 +115,66 @@ impl Kafka {
     }
 }
 
-fn settings((port, advertised): (u16, u16), controller: u16, data: &str) -> String {
+/// Starts Kafka in the given roles, on a disk of its own.
+fn server(roles: &str, memory: &str) -> Server {
+    let libraries = tools().join("kafka/libs");
+    assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
+    let classes = format!("{}/*", libraries.display());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let properties = directory.path().join("server.properties");
+    std::fs::write(&properties, roles.to_owned() + &settings(&directory)).expect("the temporary directory takes a file");
+    format(&classes, &properties);
+    let mut java = Command::new("java");
+    java.args([
+        "-Xms64m",
+        &format!("-Xmx{memory}"),
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        &classes,
+        "kafka.Kafka",
+    ])
+    .arg(&properties);
+    Server::start(directory, &mut java)
+}
+
+fn format(classes: &str, properties: &Path) {
+    let formatted = Command::new("java")
+        .args([
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            classes,
+            "kafka.tools.StorageTool",
+            "format",
+            "--cluster-id",
+            "5L6g3nShT-eMCtK--X86sw",
+            "--config",
+        ])
+        .arg(properties)
+        .stdout(Stdio::null())
+        .status()
+        .expect("java is there: run script/bootstrap test");
+    assert!(formatted.success(), "kafka.tools.StorageTool format");
+}
+
+/// What does not depend on the roles.
+fn settings(directory: &TempDir) -> String {
     format!(
-        "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+        "controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={data}
+log.dirs={}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
-"
+",
+        directory.path().join("data").display()
     )
 }

@@ -1,11 +1,12 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
+pub(crate) mod cable;
 pub(crate) mod cutter;
 mod deployment;
 pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod hostile;
-mod kafka;
+pub(crate) mod kafka;
 pub(crate) mod late_end;
 pub(crate) mod mlflow;
 pub(crate) mod models;
