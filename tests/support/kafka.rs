@@ -80,6 +80,11 @@ impl Kafka {
         kafka
     }
 
+    /// Waits until the broker, which was asked to end, has done so.
+    pub(crate) fn wait_until_ended(&self) {
+        wait_until("Kafka ends", Duration::from_mins(1), || (!self.server.is_alive()).then_some(()));
+    }
+
     /// Starts the broker again once it has ended, on what it has written and at the same ports. Have it end first: `TERM`, `KILL`.
     pub(crate) fn start_again(&mut self) {
         self.server.start_again();
