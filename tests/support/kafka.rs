@@ -110,7 +110,7 @@ impl Kafka {
             .set("reconnect.backoff.max.ms", "100")
             .create()
             .expect("a valid client configuration");
-        wait_until("Kafka answers", Duration::from_mins(1), || match client.fetch_metadata(None, Duration::from_secs(2)) {
+        wait_until("Kafka answers", Duration::from_mins(3), || match client.fetch_metadata(None, Duration::from_secs(2)) {
             Ok(metadata) if !metadata.brokers().is_empty() => Some(()),
             _ => {
                 assert!(self.server.is_alive(), "Kafka did not start:\n{}", self.server.last_words());
