@@ -67,7 +67,7 @@ impl From<SourceError> for Setback {
     fn from(error: SourceError) -> Self {
         match error {
             SourceError::Unavailable { .. } | SourceError::Forgotten { .. } => Self::Again(error.to_string()),
-            SourceError::Refused { .. } => Self::Fatal(error.into()),
+            SourceError::Denied { .. } | SourceError::Refused { .. } => Self::Fatal(error.into()),
         }
     }
 }
@@ -127,6 +127,9 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         if !stage.ours {
             // Before it has a seat in its group, nobody knows whether another process leads.
             let has_joined = stage.member.membership().is_some();
+            if has_joined {
+                stage.source.close();
+            }
             stage.say(|| {
                 if has_joined {
                     State::Ready("standing by: another process leads".to_owned())

@@ -12,10 +12,11 @@ mod properties;
 mod reader;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+pub(crate) use self::errors::advice;
 use self::errors::{patiently, reason, unavailable};
 use self::notices::Notices;
 use self::properties::Properties;
@@ -26,6 +27,8 @@ use crate::config;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// How long the first one may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client that failed is listened to for its reasons.
+const SAID_WITHIN: Duration = Duration::from_millis(100);
 
 /// A Kafka cluster.
 pub struct KafkaLog {
@@ -50,10 +53,13 @@ impl KafkaLog {
         let cluster = Arc::new(Cluster { client });
         let doing = || format!("connecting to Kafka at {}", properties.servers());
         if let Err(error) = cluster.client.fetch_metadata(Some("tidemark"), CONNECT_WITHIN) {
-            // Events are served by polling only.
-            drop(cluster.client.poll(Duration::ZERO));
+            // Events are served by polling only; one call may bring but one of them.
+            let give_up = Instant::now() + SAID_WITHIN;
+            while Instant::now() < give_up {
+                drop(cluster.client.poll(SAID_WITHIN / 10));
+            }
             let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));
-            return Err(LogError::Unavailable { doing: doing(), reason: format!("{said}; is it running, and reachable from here?") });
+            return Err(LogError::Unavailable { doing: doing(), reason: format!("{said}; {}", advice(&said)) });
         }
         tracing::info!(servers = properties.servers(), "connected to Kafka");
         Ok(Self { properties, cluster })
