@@ -173,7 +173,7 @@ fn kafka(config: &Config) -> Probe {
 
 fn kafka_steps(config: &Config, servers: &str) -> Vec<Step> {
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", servers).set_log_level(RDKafkaLogLevel::Info);
+    client.set("bootstrap.servers", servers).set("reconnect.backoff.ms", "500").set_log_level(RDKafkaLogLevel::Info);
     for (name, value) in &config.kafka.properties {
         client.set(name, value.expose_secret());
     }

@@ -99,8 +99,8 @@ fn without_it_a_person_is_told_what_to_do_soon_and_the_broker_is_left_in_peace()
             });
         }
     });
-    // Three commands, each for ten seconds at most, pausing for up to a second after each failure.
-    let most = cases.len() * 3 * 30;
+    // Three commands, each for five seconds at most, four times a second.
+    let most = cases.len() * 3 * 20;
     assert!(kafka.failed_authentications() < most, "{} connections that failed", kafka.failed_authentications());
 }
 

@@ -81,6 +81,11 @@ const CONNECTIONS: [(&str, &str); 7] = [
     ("must be set", "put it into kafka.properties"),
 ];
 
+/// Whether a broker was there and did not let us in: asking again changes nothing.
+pub(super) fn is_refusal(said: &str) -> bool {
+    CONNECTIONS.iter().any(|(words, _)| said.contains(words))
+}
+
 /// Returns what to do about a failed connection, by what librdkafka says of it.
 pub(crate) fn advice(said: &str) -> &'static str {
     let found = CONNECTIONS.iter().find(|(words, _)| said.contains(words));

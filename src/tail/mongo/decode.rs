@@ -99,7 +99,18 @@ impl Decoder {
             Place::Stream { token, time, index } => (token.clone(), *time, *index),
             Place::Rows(_) => (Bytes::new(), (0, 0), 0),
         };
-        Self { normaliser, id_is_key, first_skip: skip.clone(), skip, token, time, index, has_moved: false, unreadable: Unreadable::default(), invalidated: None }
+        Self {
+            normaliser,
+            id_is_key,
+            first_skip: skip.clone(),
+            skip,
+            token,
+            time,
+            index,
+            has_moved: false,
+            unreadable: Unreadable::default(),
+            invalidated: None,
+        }
     }
 
     pub(super) fn normaliser(&self) -> &Normaliser {
