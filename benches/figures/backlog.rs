@@ -21,7 +21,7 @@ use crate::support::{self, Kafka, Mongo};
 /// Tickets in the backlog.
 pub(crate) const BACKLOG: u64 = 300_000;
 /// The spec's collection.
-const COLLECTION: &str = "execution_tickets";
+pub(super) const COLLECTION: &str = "execution_tickets";
 
 /// Real servers of this bench's own, and a folder.
 pub(crate) struct Bench {
@@ -173,14 +173,14 @@ struct Drain {
     peak_mb: f64,
 }
 
-/// Lets a tail, whose position is before the backlog, drain it.
-fn drain(bench: &Bench, prefix: &str, database: &str) -> Drain {
+/// Lets a tail, whose position is before the backlog, drain it; returns tickets per second, and the tail.
+pub(super) fn drained<T>(bench: &Bench, prefix: &str, start: impl FnOnce() -> T) -> (f64, T) {
     let mut positions = bench.follow(&Topics::new(prefix).positions);
     let mut before = 0;
     while let Some(sum) = sequences(positions.as_mut(), Duration::from_millis(500)) {
         before = sum;
     }
-    let tidemark = bench.run(prefix, database, "tail", &[]);
+    let tail = start();
     let (mut first, mut last) = (None, before);
     let deadline = Instant::now() + Duration::from_secs(180);
     // Marks come on top of the tickets; the last position is reached when nothing has come for a second.
@@ -193,12 +193,12 @@ fn drain(bench: &Bench, prefix: &str, database: &str) -> Drain {
         }
     }
     let (begun, at) = first.expect("something came");
-    let seconds = ended.duration_since(begun).as_secs_f64();
-    Drain {
-        per_second: (last - at) as f64 / seconds,
-        cpu_seconds_per_100k: tidemark.cpu_seconds() / BACKLOG as f64 * 1e5,
-        peak_mb: tidemark.memory_mb("VmHWM"),
-    }
+    ((last - at) as f64 / ended.duration_since(begun).as_secs_f64(), tail)
+}
+
+fn drain(bench: &Bench, prefix: &str, database: &str) -> Drain {
+    let (per_second, tidemark) = drained(bench, prefix, || bench.run(prefix, database, "tail", &[]));
+    Drain { per_second, cpu_seconds_per_100k: tidemark.cpu_seconds() / BACKLOG as f64 * 1e5, peak_mb: tidemark.memory_mb("VmHWM") }
 }
 
 pub(crate) fn inserts(runs: usize) -> Vec<Figure> {
@@ -207,6 +207,18 @@ pub(crate) fn inserts(runs: usize) -> Vec<Figure> {
 
 pub(crate) fn updates(runs: usize) -> Vec<Figure> {
     measure(runs, "backlog of updates", true)
+}
+
+/// Commits positions before the backlog, then stops: what a tail that was down for a while comes back to.
+pub(super) fn commit_positions<'p>(bench: &Bench, database: &str, prefixes: impl Iterator<Item = &'p String>) {
+    for prefix in prefixes {
+        let tidemark = bench.run(prefix, database, "tail", &[]);
+        let mut positions = bench.follow(&Topics::new(prefix).positions);
+        support::wait_until("tail commits its position", Duration::from_secs(60), || {
+            sequences(positions.as_mut(), Duration::from_millis(100))
+        });
+        tidemark.stop();
+    }
 }
 
 fn measure(runs: usize, name: &str, by_update: bool) -> Vec<Figure> {
@@ -223,15 +235,7 @@ fn measure(runs: usize, name: &str, by_update: bool) -> Vec<Figure> {
         bench.runtime.block_on(async { client.database(database).create_collection(COLLECTION).await }).expect("a new database");
     }
     let prefixes: Vec<String> = (0..runs).map(|run| format!("backlog{run}")).collect();
-    for prefix in &prefixes {
-        // Commits a position before the backlog, then stops: what a tail that was down for a while comes back to.
-        let tidemark = bench.run(prefix, database, "tail", &[]);
-        let mut positions = bench.follow(&Topics::new(prefix).positions);
-        support::wait_until("tail commits its position", Duration::from_secs(60), || {
-            sequences(positions.as_mut(), Duration::from_millis(100))
-        });
-        tidemark.stop();
-    }
+    commit_positions(&bench, database, prefixes.iter());
     let since = bench.runtime.block_on(now(&client));
     if by_update {
         bench.runtime.block_on(complete(&client, database, &documents));

@@ -6,9 +6,11 @@ mod flights;
 mod forests;
 mod latency;
 mod memory;
+mod once;
 mod policies;
 mod predict;
 mod process;
+mod recovery;
 mod stages;
 mod training;
 mod verdict;
@@ -26,6 +28,8 @@ pub(crate) const ALL: &[(&str, &str, Measure)] = &[
     ("memory", "memory of run with 1,000,000 rows in the window, and while a second million passes", memory::memory),
     ("backlog-inserts", "300,000 inserted flights, MongoDB to Kafka, against a bare cursor", backlog::inserts),
     ("backlog-updates", "300,000 updates to COMPLETED, MongoDB to Kafka, against a bare cursor", backlog::updates),
+    ("exactly-once", "a backlog of 300,000 flights, tail against the same tail over a producer without transactions", once::exactly_once),
+    ("recovery", "each stage killed with 1,000,000 rows in the window, to the first new verdict", recovery::recovery),
     ("backfill", "prediction errors of 300,000 tickets in MongoDB, into Kafka, against a bare find cursor", backfill::backfill),
     ("watch-judge", "300,000 tickets in Kafka to the last verdict, against a plain reader and writer", stages::watch_judge),
     ("latency", "insert acknowledged to ticket visible, 1,000/s", latency::ticket),

@@ -41,6 +41,12 @@ impl Tidemark {
         Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
     }
 
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("it has not been waited for");
+        drop(self.0.wait());
+    }
+
     /// Asks it to stop and waits.
     pub(crate) fn stop(mut self) {
         drop(Command::new("kill").arg(self.0.id().to_string()).status());

@@ -274,7 +274,9 @@ struct GatedProducer(Box<dyn Producer>, Gated);
 impl Producer for GatedProducer {
     fn transact(&mut self, transaction: Transaction) -> Result<(), TransactError> {
         let (open, changed) = &*self.1.gate;
-        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        let (open, waited) = changed.wait_timeout_while(open.lock().unwrap(), Duration::from_secs(120), |open| !*open).unwrap();
+        assert!(!waited.timed_out(), "whoever waits for this transaction is who was to open the gate");
+        drop(open);
         if transaction.records.len() > self.1.most {
             return Err(TransactError::TooLarge { topic: "gate".to_owned(), bytes: transaction.records.len() });
         }
@@ -298,8 +300,9 @@ fn work(watch: &mut Watch<'_>, so: impl Fn(&Watch<'_>) -> bool) {
 /// Lets a watcher work until one transaction waits at the gate and the next holds something; none of it is visible then.
 #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime, the closure of any")]
 fn fill_both(world: &mut World, watch: &mut Watch<'_>, first: &[Event], second: &[Event]) {
-    // Beyond what the first look at the ends settles.
     work(watch, |watch| watch.ends_at.is_some() && watch.partitions.len() == world.chains.len());
+    // A look at the ends waits for the transaction under way: none is due while that one waits at the gate.
+    watch.ends_at = Some(threads::now() + Duration::from_secs(3_600));
     world.feed_all(first);
     work(watch, |watch| watch.is_busy());
     world.feed_all(second);
