@@ -118,6 +118,7 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         most,
         limit: most,
         bury: None,
+        setback: None,
         events: Vec::new(),
         next: 0,
         spoke: None,
@@ -175,6 +176,8 @@ struct Stage<'c> {
     limit: usize,
     /// The ticket that is a dead letter because its record is too large even alone.
     bury: Option<Burial>,
+    /// Why the last attempt ended, until one leads again.
+    setback: Option<String>,
     events: Vec<Event>,
     next: usize,
     spoke: Option<Instant>,
@@ -233,6 +236,7 @@ impl Stage<'_> {
                         wait = FIRST_WAIT;
                     }
                     tracing::warn!("tail begins again in {} ms: {reason}", wait.as_millis());
+                    self.setback = Some(reason.clone());
                     self.context.health.set(PART, State::Waiting(reason));
                     self.pause(wait)?;
                     wait = (wait * 2).min(LONGEST_WAIT);
@@ -264,7 +268,9 @@ impl Stage<'_> {
 
     /// Fences the last leader, reads back, and goes on from there until something happens.
     fn attempt(&mut self) -> Result<End, Setback> {
-        self.context.health.set(PART, State::Waiting("reading its position back".to_owned()));
+        let doing =
+            self.setback.as_ref().map_or_else(|| "reading its position back".to_owned(), |reason| format!("beginning again: {reason}"));
+        self.context.health.set(PART, State::Waiting(doing));
         let mut producer = self.context.log.producer(&self.transactional_id)?;
         let mut core = self.restore(producer.as_mut())?;
         let mut decisions = {
@@ -284,6 +290,7 @@ impl Stage<'_> {
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
+        self.setback = None;
         tracing::info!(partitions = core.position().partitions(), "tail leads");
         let mut submitted = threads::now();
         let mut idle_since_commit = false;

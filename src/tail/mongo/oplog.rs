@@ -174,10 +174,11 @@ mod tests {
     #[test]
     fn an_oplog_that_is_not_full_yet_is_taken_to_fill_as_it_has_so_far() {
         let full = Oplog { oldest: 1_000, newest: 2_000, bytes: 100.0, most_bytes: 100.0 };
-        assert_eq!([2_000, 1_500, 1_000, 500].map(|position| full.used(position)), [0.0, 0.5, 1.0, 1.0]);
+        let used = |oplog: &Oplog, position: u32| format!("{:.2}", oplog.used(position));
+        assert_eq!([2_000, 1_500, 1_000, 500].map(|position| used(&full, position)), ["0.00", "0.50", "1.00", "1.00"]);
         let young = Oplog { bytes: 25.0, ..full };
-        assert_eq!([2_000, 1_000].map(|position| young.used(position)), [0.0, 0.25]);
-        assert_eq!(Oplog { oldest: 5, newest: 5, ..full }.used(5), 0.0);
+        assert_eq!([2_000, 1_000].map(|position| used(&young, position)), ["0.00", "0.25"]);
+        assert_eq!(used(&Oplog { oldest: 5, newest: 5, ..full }, 5), "0.00");
     }
 
     #[test]
