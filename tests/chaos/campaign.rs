@@ -1,7 +1,11 @@
 //! Runs of one kind of fault, one a seed: their stories, and how it ended.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 /// Characters of a line that are shown.
 const LONGEST: usize = 600;
@@ -11,14 +15,32 @@ const LONGEST: usize = 600;
 pub(crate) struct Seeds {
     first: u64,
     count: u64,
+    /// Whether the story of a run without a violation is told, too.
+    tells: bool,
 }
 
 impl Seeds {
     /// As `script/chaos` says in the environment, else so many from 1.
     pub(crate) fn or(count: u64) -> Self {
         #[expect(clippy::disallowed_methods, reason = "script/chaos says it so")]
-        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a whole number"));
-        Self { first: number("CHAOS_SEED").unwrap_or(1), count: number("CHAOS_COUNT").unwrap_or(count) }
+        let said = |name: &str| std::env::var(name).ok();
+        let number = |name: &str| said(name).map(|text| text.parse::<u64>().expect("a whole number"));
+        let tells = said("CHAOS_STORY").is_some();
+        Self { first: number("CHAOS_SEED").unwrap_or(1), count: number("CHAOS_COUNT").unwrap_or(count), tells }
+    }
+}
+
+/// The dice of a run: what they show follows from its seed.
+pub(crate) struct Dice(Xoshiro256PlusPlus);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Xoshiro256PlusPlus::seed_from_u64(seed))
+    }
+
+    /// Returns a number below `sides`.
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
+        usize::try_from(self.0.next_u64() % sides as u64).expect("fewer than a usize holds")
     }
 }
 
@@ -26,8 +48,8 @@ impl Seeds {
 pub(crate) struct Story {
     begun: Instant,
     lines: Vec<String>,
-    /// Kills, attacks, faults: whatever the run is made of.
-    pub(crate) faults: u64,
+    /// Kills, attacks, faults: whatever the run is made of, and how many of each kind.
+    faults: BTreeMap<String, u64>,
     /// What was violated.
     violations: Vec<String>,
     /// What is told of every run.
@@ -36,12 +58,17 @@ pub(crate) struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { begun: Instant::now(), lines: Vec::new(), faults: 0, violations: Vec::new(), note: String::new() }
+        Self { begun: Instant::now(), lines: Vec::new(), faults: BTreeMap::new(), violations: Vec::new(), note: String::new() }
     }
 
     /// Tells what happens.
     pub(crate) fn tell(&mut self, line: impl Into<String>) {
         self.lines.push(format!("{:>7.2} s  {}", self.begun.elapsed().as_secs_f64(), line.into()));
+    }
+
+    /// Counts what was done to the deployment, by its kind.
+    pub(crate) fn fault(&mut self, kind: &str) {
+        *self.faults.entry(kind.to_owned()).or_default() += 1;
     }
 
     /// Says what is told of the run however it ends.
@@ -63,24 +90,33 @@ impl Story {
 /// Runs every seed; panics when any was violated, after all of them are told.
 #[expect(clippy::print_stdout, reason = "a person reads it")]
 pub(crate) fn run(seeds: Seeds, faults: &str, mut one: impl FnMut(u64, &mut Story)) {
-    let (mut violations, mut all) = (0, 0);
+    let (mut violations, mut all) = (0, BTreeMap::<String, u64>::new());
     for seed in seeds.first..seeds.first + seeds.count {
         let mut story = Story::new();
-        one(seed, &mut story);
-        all += story.faults;
-        println!("seed {seed}: {} {faults}, {:.0} s {}", story.faults, story.begun.elapsed().as_secs_f64(), story.note);
+        // What cannot be read or written any more is told with what led to it, and the next run begins.
+        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(seed, &mut story)));
+        if let Err(panic) = end {
+            let said = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+            story.violation(format!("it panicked: {}", said.unwrap_or_default()));
+        }
+        let count: u64 = story.faults.values().sum();
+        story.faults.iter().for_each(|(kind, count)| *all.entry(kind.clone()).or_default() += count);
+        println!("seed {seed}: {count} {faults}, {:.0} s {}", story.begun.elapsed().as_secs_f64(), story.note);
         if !story.is_clean() {
             violations += 1;
             println!("seed {seed} VIOLATES:");
             for line in story.violations.iter().flat_map(|violation| violation.lines()) {
                 println!("  {}", line.chars().take(LONGEST).collect::<String>());
             }
+        }
+        if !story.is_clean() || seeds.tells {
             println!("what happened:");
             story.lines.iter().for_each(|line| println!("  {line}"));
         }
         // A pipe shows each run as it ends.
         drop(std::io::stdout().flush());
     }
-    println!("{all} {faults}\n{} runs, {violations} violations", seeds.count);
+    let kinds: Vec<String> = all.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    println!("{} {faults}: {}\n{} runs, {violations} violations", all.values().sum::<u64>(), kinds.join(", "), seeds.count);
     assert_eq!(violations, 0, "script/chaos NAME --seed S replays one");
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tidemark::audit::{Around, Kind, Request};
 use tidemark::config::Config;
 use tidemark::log::kafka::KafkaLog;
-use tidemark::log::{Delivered, Log};
+use tidemark::log::{Delivered, Log, LogError};
 use tidemark::spec::Spec;
 use tidemark::stage::Stop;
 use tidemark::topics::Topics;
@@ -17,6 +18,10 @@ use crate::support::flights;
 
 /// More aborted transactions than ever follow one another.
 const LAST: i64 = 1_000;
+
+/// How long a broker that has just come back, on a machine that has much to do, may answer with errors that pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A deployment as the checker sees it: its servers, its names, and nothing of its processes.
 pub(crate) struct Checker {
@@ -66,16 +71,27 @@ impl Checker {
     }
 
     fn records_within(&self, topic: &str, partition: u32, last: i64) -> Vec<Delivered> {
+        let begun = Instant::now();
+        loop {
+            match self.attempt(topic, partition, last) {
+                Ok(records) => return records,
+                Err(LogError::Unavailable { .. }) if begun.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                Err(error) => panic!("what is in {topic}[{partition}] cannot be read: {error}"),
+            }
+        }
+    }
+
+    fn attempt(&self, topic: &str, partition: u32, last: i64) -> Result<Vec<Delivered>, LogError> {
         let mut records = Vec::new();
-        let mut reader = self.log.reader().expect("a reader");
-        let bounds = reader.bounds(topic, partition).expect("the topic is there");
+        let mut reader = self.log.reader()?;
+        let bounds = reader.bounds(topic, partition)?;
         let mut take = |record| {
             records.push(record);
             ControlFlow::Continue(())
         };
         let from = bounds.low.max(bounds.end.saturating_sub(last));
-        reader.read(topic, partition, from, bounds.end, &mut take).expect("the topic can be read");
-        records
+        reader.read(topic, partition, from, bounds.end, &mut take)?;
+        Ok(records)
     }
 
     /// Returns the tickets of a partition.

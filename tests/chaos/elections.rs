@@ -120,7 +120,7 @@ fn elections(seed: u64, story: &mut Story, set: &mut ReplicaSet) {
     let fault =
         ["step-down", "SIGKILL of the primary", "SIGSTOP of the primary", "restart of all members"][usize::try_from(seed % 4).unwrap()];
     story.tell(fault);
-    story.faults += 1;
+    story.fault(fault);
     match seed % 4 {
         0 => set.step_down(),
         1 => set.kill_primary(),

@@ -5,13 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemark::log::TopicSettings;
 
-use super::campaign::{Seeds, Story, run};
+use super::campaign::{Dice, Seeds, Story, run};
 use super::check::Checker;
 use crate::e2e::{halves, last_mark};
 use crate::support::late_end::LateEnd;
@@ -65,7 +63,7 @@ struct Attacked {
 
 fn attacked() -> Attacked {
     let mut proxy = LateEnd::bind();
-    let kafka = Kafka::behind(&mut proxy);
+    let kafka = Kafka::behind(proxy.port, |broker| proxy.forward_to(broker));
     Attacked { kafka, proxy }
 }
 
@@ -99,17 +97,16 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
     settings.into_iter().for_each(|(key, value)| deployment.set(key, value));
     let checker = Checker::new(&mongo().uri, &kafka.bootstrap_servers, &name, PARTITIONS);
     checker.create_topics();
-    let mut dice = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut roll = |sides: usize| usize::try_from(dice.next_u64() % sides as u64).expect("small");
+    let mut dice = Dice::new(seed);
     let mut inserted = 0;
     let process = deployment.start("one", &["run"]);
     wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
     let mut parts = halves().1.chunks(PART);
     let mut codes: BTreeMap<i16, usize> = BTreeMap::new();
     for _ in 0..ATTACKS {
-        let stage = ["tail", "watch", "judge"][roll(3)];
+        let stage = ["tail", "watch", "judge"][dice.roll(3)];
         let id = if stage == "tail" { format!("{name}.tail") } else { format!("{name}.{stage}.one") };
-        let release_at = roll(3);
+        let release_at = dice.roll(3);
         proxy.attack(&id, release_at);
         let mut code = None;
         // Tickets go on until the attacked stage has begun two transactions.
@@ -123,8 +120,8 @@ fn attacks(seed: u64, story: &mut Story, Attacked { kafka, proxy }: &Attacked) {
         }
         code = code.or_else(|| proxy.carried_out(Duration::from_secs(2)));
         story.tell(format!("EndTxn of {id} held, released before request {release_at} of the next; the broker says {code:?}"));
-        story.faults += u64::from(code.is_some());
         if let Some(code) = code {
+            story.fault(&format!("of {stage}"));
             *codes.entry(code).or_default() += 1;
         }
     }

@@ -6,5 +6,8 @@
 pub(crate) mod campaign;
 pub(crate) mod check;
 mod elections;
+mod flow;
+mod kafka;
 mod kills;
 mod late_end;
+mod zombies;

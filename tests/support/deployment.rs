@@ -185,6 +185,16 @@ impl Process {
         parts["parts"][part]["says"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Has the process stand still where it is.
+    pub(crate) fn freeze(&self) {
+        self.server.signal("STOP");
+    }
+
+    /// Lets it go on as if no time had passed.
+    pub(crate) fn thaw(&self) {
+        self.server.signal("CONT");
+    }
+
     /// Kills the process.
     pub(crate) fn kill(self) {
         self.server.signal("KILL");

@@ -39,7 +39,9 @@ impl GuardedKafka {
         let all = [("PLAIN", plain), ("SCRAM", scram), ("EXPIRED", expired), ("ELSEWHERE", elsewhere), ("MUTUAL", mutual)];
         let places = all.map(|(name, port)| format!("{name}://127.0.0.1:{port}")).join(",");
         let mut settings = format!(
-            "controller.quorum.voters=1@127.0.0.1:{controller}
+            "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
 advertised.listeners={places}
 listeners={places},CONTROLLER://127.0.0.1:{controller}
 listener.security.protocol.map=PLAIN:PLAINTEXT,SCRAM:SASL_SSL,EXPIRED:SASL_SSL,ELSEWHERE:SASL_SSL,MUTUAL:SSL,CONTROLLER:PLAINTEXT
@@ -64,7 +66,7 @@ listener.name.mutual.ssl.truststore.location={}
             }
         }
         let users = [OPERATOR, LEAST].map(|user| format!("SCRAM-SHA-512=[name={user},password={PASSWORD}]"));
-        let server = start(directory, &settings, &["--add-scram", &users[0], "--add-scram", &users[1]]);
+        let server = start(directory, &settings, "512m", &["--add-scram", &users[0], "--add-scram", &users[1]]);
         let at = |port: u16| format!("127.0.0.1:{port}");
         let (plain, scram, expired) = (at(plain), at(scram), at(expired));
         let kafka = Self { plain, scram, expired, elsewhere: at(elsewhere), mutual: at(mutual), certificates, server };

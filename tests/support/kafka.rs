@@ -1,4 +1,4 @@
-//! Apache Kafka: one process, broker and controller, with transactions and groups as in production.
+//! Apache Kafka: one broker, with transactions and groups as in production; its controller in the same process, or apart.
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -8,14 +8,18 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tempfile::TempDir;
 
-use super::late_end::LateEnd;
 use super::process::{Server, free_ports, tools, wait_until};
+
+/// After how long the controller takes a silent broker for dead.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(9);
 
 /// A broker.
 pub(crate) struct Kafka {
     /// `host:port`.
     pub(crate) bootstrap_servers: String,
     server: Server,
+    /// Where it is a process of its own; ends after the broker.
+    _controller: Option<Server>,
 }
 
 /// Returns the broker that all tests share: use topic names of your own.
@@ -25,30 +29,68 @@ pub(crate) fn kafka() -> &'static Kafka {
 }
 
 impl Kafka {
-    /// Starts a broker for one test, which may stop and freeze it.
+    /// Starts a broker for one test, which may freeze it.
     pub(crate) fn start() -> Self {
-        Self::advertised(None)
+        let ports: [u16; 2] = free_ports();
+        Self::both(ports, ports[0])
     }
 
-    /// Starts a broker that clients reach through the proxy only.
-    pub(crate) fn behind(proxy: &mut LateEnd) -> Self {
-        Self::advertised(Some(proxy))
+    /// Starts a broker that clients reach at the port `proxy` only. `forward` is told where the broker itself listens.
+    pub(crate) fn behind(proxy: u16, forward: impl FnOnce(u16)) -> Self {
+        let ports: [u16; 2] = free_ports();
+        forward(ports[0]);
+        Self::both(ports, proxy)
     }
 
-    fn advertised(proxy: Option<&mut LateEnd>) -> Self {
+    /// The same with a controller that is a process of its own, so that the broker may be killed and started again.
+    ///
+    /// Start it again only after [`DEAD_AFTER`]. A broker that knows from its own disk that it led all partitions rolls transactions back
+    /// before it is registered, finds no leader to send the markers to, and leaves them out for good (4.3.1: "Couldn't find leader endpoint
+    /// for partitions … likely deleted already"): nobody can read past such a transaction. One that leads nothing when it starts waits.
+    pub(crate) fn apart(proxy: u16, forward: impl FnOnce(u16)) -> Self {
         let [port, controller] = free_ports();
-        let advertised = proxy.as_ref().map_or(port, |proxy| proxy.port);
-        if let Some(proxy) = proxy {
-            proxy.forward_to(port);
-        }
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let server = start(directory, &listeners((port, advertised), controller), &[]);
-        let bootstrap_servers = format!("127.0.0.1:{advertised}");
-        wait_until_up(&bootstrap_servers, &server);
-        Self { bootstrap_servers, server }
+        forward(port);
+        let roles = format!(
+            "process.roles=controller\nnode.id=2\ncontroller.quorum.voters=2@127.0.0.1:{controller}\n\
+             listeners=CONTROLLER://127.0.0.1:{controller}\nbroker.session.timeout.ms={}\n",
+            DEAD_AFTER.as_millis()
+        );
+        let its = server(&roles, "128m");
+        let roles = format!(
+            "process.roles=broker\nnode.id=1\ncontroller.quorum.voters=2@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{proxy}\n"
+        );
+        Self::up(server(&roles, "512m"), Some(its), proxy)
     }
 
-    /// Sends a signal to the broker (`STOP`, `CONT`, `KILL`).
+    /// Broker and controller in one process.
+    fn both([port, controller]: [u16; 2], advertised: u16) -> Self {
+        let roles = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}\n"
+        );
+        Self::up(server(&roles, "512m"), None, advertised)
+    }
+
+    fn up(server: Server, controller: Option<Server>, advertised: u16) -> Self {
+        let kafka = Self { bootstrap_servers: format!("127.0.0.1:{advertised}"), server, _controller: controller };
+        wait_until_up(&kafka.bootstrap_servers, &kafka.server);
+        kafka
+    }
+
+    /// Waits until the broker, which was asked to end, has done so.
+    pub(crate) fn wait_until_ended(&self) {
+        wait_until("Kafka ends", Duration::from_mins(1), || (!self.server.is_alive()).then_some(()));
+    }
+
+    /// Starts the broker again once it has ended, on what it has written and at the same ports. Have it end first: `TERM`, `KILL`.
+    pub(crate) fn start_again(&mut self) {
+        self.server.start_again();
+        wait_until_up(&self.bootstrap_servers, &self.server);
+    }
+
+    /// Sends a signal to the broker (`STOP`, `CONT`, `TERM`, `KILL`).
     pub(crate) fn signal(&self, name: &str) {
         self.server.signal(name);
     }
@@ -59,14 +101,22 @@ impl Kafka {
     }
 }
 
-/// Starts a broker in `directory` with these listeners; `formatting` says what else its storage begins with.
-pub(super) fn start(directory: TempDir, listeners: &str, formatting: &[&str]) -> Server {
+/// Listeners without any credentials.
+const OPEN: &str = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n";
+
+/// Starts Kafka in the given roles, on a disk of its own.
+fn server(roles: &str, memory: &str) -> Server {
+    start(tempfile::tempdir().expect("a temporary directory"), &format!("{roles}{OPEN}"), memory, &[])
+}
+
+/// Starts Kafka in `directory`, in these roles and with these listeners; `formatting` says what else its storage begins with.
+pub(super) fn start(directory: TempDir, roles: &str, memory: &str, formatting: &[&str]) -> Server {
     let libraries = tools().join("kafka/libs");
     assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
     let classes = format!("{}/*", libraries.display());
     let properties = directory.path().join("server.properties");
     let data = directory.path().join("data");
-    std::fs::write(&properties, format!("{listeners}log.dirs={}\n{SETTINGS}", data.display())).expect("the directory takes a file");
+    std::fs::write(&properties, format!("{roles}log.dirs={}\n{SETTINGS}", data.display())).expect("the directory takes a file");
 
     let formatted = Command::new("java")
         .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &classes])
@@ -79,7 +129,7 @@ pub(super) fn start(directory: TempDir, listeners: &str, formatting: &[&str]) ->
     assert!(formatted.success(), "kafka.tools.StorageTool format");
 
     let mut java = Command::new("java");
-    java.args(["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+    java.args(["-Xms64m", &format!("-Xmx{memory}"), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", SAY_WHO_FAILED, "-cp", &classes, "kafka.Kafka"])
         .arg(&properties);
     Server::start(directory, &mut java)
@@ -106,27 +156,16 @@ pub(super) fn wait_until_up(bootstrap_servers: &str, server: &Server) {
 /// A line in the server's log for each client that could not authenticate itself.
 const SAY_WHO_FAILED: &str = "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.network.Selector=info";
 
-/// What every broker of ours has.
-const SETTINGS: &str = "process.roles=broker,controller
-node.id=1
-controller.listener.names=CONTROLLER
+/// What every broker of ours has, whatever its roles.
+const SETTINGS: &str = "controller.listener.names=CONTROLLER
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
 ";
-
-fn listeners((port, advertised): (u16, u16), controller: u16) -> String {
-    format!(
-        "controller.quorum.voters=1@127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-"
-    )
-}

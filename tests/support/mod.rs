@@ -1,5 +1,6 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
+pub(crate) mod cable;
 pub(crate) mod certificates;
 pub(crate) mod cutter;
 mod deployment;
@@ -8,7 +9,7 @@ pub(crate) mod flights;
 pub(crate) mod guarded_kafka;
 pub(crate) mod guarded_mongo;
 pub(crate) mod hostile;
-mod kafka;
+pub(crate) mod kafka;
 pub(crate) mod late_end;
 pub(crate) mod mlflow;
 pub(crate) mod models;

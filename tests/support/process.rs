@@ -1,22 +1,30 @@
 //! A server process that cannot outlive the tests.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Reads its standard input, which nobody writes to: it ends when the tests do, however they do. Then the server ends too.
+/// Reads its standard input, which ends when the tests do, however they do. Then the server ends too. A line before that means that the
+/// server has ended, and is to be started again.
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 directory=$1; shift
-setsid "$@" >"$directory/server.log" 2>&1 </dev/null &
-server=$!
-echo "$server"
-read -r _
+start() {
+    # The server hears what the watchdog is deaf to.
+    (trap - INT TERM HUP; exec setsid "$@") >>"$directory/server.log" 2>&1 </dev/null &
+    server=$!
+    echo "$server"
+}
+start "$@"
+while read -r _; do
+    wait "$server" 2>/dev/null
+    start "$@"
+done
 kill -s CONT -- "-$server" 2>/dev/null
 kill -s KILL -- "-$server" 2>/dev/null
 wait "$server" 2>/dev/null
@@ -31,6 +39,8 @@ pub(crate) fn tools() -> PathBuf {
 /// A running server with a directory of its own. Killed when dropped, and when the tests end in any way.
 pub(crate) struct Server {
     watchdog: Child,
+    /// What the watchdog says: the id of each process that it starts.
+    says: BufReader<ChildStdout>,
     pid: u32,
     directory: PathBuf,
 }
@@ -50,9 +60,18 @@ impl Server {
         // A group of its own: an interrupt from the terminal is for the tests, and they end the server.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut watchdog = command.spawn().expect("a shell is there");
-        let mut line = String::new();
-        BufReader::new(watchdog.stdout.take().expect("it was asked for")).read_line(&mut line).expect("the watchdog says the server's id");
-        Self { watchdog, pid: line.trim().parse().expect("a process id"), directory }
+        let mut says = BufReader::new(watchdog.stdout.take().expect("it was asked for"));
+        let pid = started(&mut says);
+        Self { watchdog, says, pid, directory }
+    }
+
+    /// Starts the same program in the same directory again, once the one before has ended. Stop or kill it first.
+    pub(crate) fn start_again(&mut self) {
+        // Here, and not in the watchdog: that one has to hear when the tests end.
+        wait_until("the server ends", Duration::from_mins(1), || (!self.is_alive()).then_some(()));
+        let watchdog = self.watchdog.stdin.as_mut().expect("it is piped");
+        watchdog.write_all(b"\n").expect("the watchdog reads");
+        self.pid = started(&mut self.says);
     }
 
     /// Sends a signal by name (`STOP`, `CONT`, `KILL`) to the server and its children. After `STOP` the server does nothing more: a
@@ -104,6 +123,13 @@ impl Drop for Server {
         drop(self.watchdog.stdin.take());
         drop(self.watchdog.wait());
     }
+}
+
+/// Returns the id of the process that the watchdog has just started.
+fn started(says: &mut BufReader<ChildStdout>) -> u32 {
+    let mut line = String::new();
+    says.read_line(&mut line).expect("the watchdog says the server's id");
+    line.trim().parse().expect("a process id")
 }
 
 /// Returns `N` ports that nobody listened on a moment ago.

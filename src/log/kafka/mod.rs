@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::metadata::MetadataPartition;
 
 pub(crate) use self::errors::advice;
 use self::errors::{patiently, reason, unavailable};
@@ -108,13 +109,15 @@ impl Cluster {
         }
     }
 
-    /// Returns the number of partitions that have a leader, or 0 when there is no such topic.
+    /// Returns the number of partitions, or 0 when there is no such topic. Waits while one of them has no leader: then the cluster is
+    /// not what it will be, and the number of the others would be taken for another topic's.
     pub(super) fn partitions(&self, topic: &str) -> Result<u32, LogError> {
-        let metadata = patiently(ANSWER_WITHIN, |time| self.client.fetch_metadata(Some(topic), time))
-            .map_err(|error| unavailable(format!("looking for topic {topic}"), &error))?;
-        let led = |topic: &rdkafka::metadata::MetadataTopic| topic.partitions().iter().filter(|partition| partition.leader() >= 0).count();
-        let count = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none()).map_or(0, led);
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+        let asked = patiently(ANSWER_WITHIN, |time| {
+            let metadata = self.client.fetch_metadata(Some(topic), time)?;
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(0) };
+            count(found.error().map(Code::from), found.partitions().iter().map(MetadataPartition::leader))
+        });
+        asked.map_err(|error| unavailable(format!("looking for topic {topic}"), &error))
     }
 
     /// Returns the bounds of a partition, whoever's transactions are in it.
@@ -123,10 +126,32 @@ impl Cluster {
     }
 }
 
+/// Counts the partitions of a topic by their leaders (-1: none), unless its error, or one without a leader, may pass.
+fn count(error: Option<Code>, leaders: impl ExactSizeIterator<Item = i32>) -> KafkaResult<u32> {
+    if let Some(code) = error {
+        return if errors::passes(code) { Err(KafkaError::MetadataFetch(code)) } else { Ok(0) };
+    }
+    let count = u32::try_from(leaders.len()).unwrap_or(u32::MAX);
+    if leaders.into_iter().any(|leader| leader < 0) { Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)) } else { Ok(count) }
+}
+
 /// Returns the bounds of a partition as `client` sees them: read_committed ones see the last stable offset as its end.
 fn bounds<C: rdkafka::consumer::ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partition: u32) -> Result<Bounds, LogError> {
     let number = fetch::native(partition);
     let (low, end) = patiently(ANSWER_WITHIN, |time| client.fetch_watermarks(topic, number, time))
         .map_err(|error| unavailable(format!("asking for the bounds of {topic}[{partition}]"), &error))?;
     Ok(Bounds { low, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_with_a_partition_without_a_leader_is_asked_for_again_and_not_taken_for_a_smaller_one() {
+        assert_eq!(count(None, [1, 1, 2].into_iter()), Ok(3));
+        assert_eq!(count(None, [1, -1, 2].into_iter()), Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)));
+        assert_eq!(count(Some(Code::UnknownTopicOrPartition), [].into_iter()), Ok(0));
+        assert_eq!(count(Some(Code::LeaderNotAvailable), [].into_iter()), Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)));
+    }
 }

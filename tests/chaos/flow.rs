@@ -1,0 +1,180 @@
+//! The stream that runs are held against: its tickets, its deployment, and what a pass without faults makes of it.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bson::{Bson, Document};
+use tidemark::log::{Record, Transaction};
+
+use super::campaign::{Dice, Story};
+use super::check::{Checker, Derived};
+use crate::e2e::{completed_at, halves, last_mark, make_baseline_from_file};
+use crate::support::{Deployment, Process, kafka, mongo, wait_until};
+
+const PARTITIONS: u32 = 3;
+/// Flights of a run: three days, the second of them slow, so that episodes open and close.
+const TICKETS: usize = 2_700;
+const SLOW_FROM: usize = 900;
+const SLOW_TO: usize = 1_700;
+/// Patience: a group notices a dead member after its session's time, and the machine may be busy with more than this.
+const LIMIT: Duration = Duration::from_secs(240);
+/// How often it is looked whether all is there.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a transaction may hang before the broker ends it.
+pub(crate) const TRANSACTION: Duration = Duration::from_secs(3);
+/// After how long a silent member loses its seat.
+pub(crate) const SESSION: Duration = Duration::from_millis(1_500);
+
+/// The tickets of every run.
+fn tickets() -> &'static [Document] {
+    static TICKETS_OF_RUNS: OnceLock<Vec<Document>> = OnceLock::new();
+    TICKETS_OF_RUNS.get_or_init(|| {
+        let mut tickets = halves().1[..TICKETS].to_vec();
+        for ticket in &mut tickets[SLOW_FROM..SLOW_TO] {
+            let actual = match ticket.get("actual_duration_ms") {
+                Some(Bson::Int64(ms)) => *ms,
+                Some(Bson::Int32(ms)) => i64::from(*ms),
+                other => panic!("a flight took a whole number of ms, not {other:?}"),
+            };
+            ticket.insert("actual_duration_ms", actual * 3);
+        }
+        assert!(tickets.is_sorted_by_key(completed_at));
+        tickets
+    })
+}
+
+/// The tickets in so many parts.
+pub(crate) fn parts(count: usize) -> impl Iterator<Item = &'static [Document]> {
+    tickets().chunks(TICKETS.div_ceil(count))
+}
+
+/// A deployment on the broker at `kafka`, and who checks it.
+fn empty(name: &str, kafka: &str) -> (Deployment, Checker) {
+    let mut deployment = Deployment::new(name, PARTITIONS);
+    let ms = |time: Duration| time.as_millis().to_string();
+    let settings = [
+        ("KAFKA_BOOTSTRAP_SERVERS", kafka.to_owned()),
+        ("TIDEMARK_TAIL_START", "history".to_owned()),
+        ("TIDEMARK_TAIL_CLOCK", "tickets".to_owned()),
+        ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20".to_owned()),
+        ("TIDEMARK_KAFKA_PROPERTIES_SESSION_TIMEOUT_MS", ms(SESSION)),
+        ("TIDEMARK_KAFKA_PROPERTIES_HEARTBEAT_INTERVAL_MS", "400".to_owned()),
+        ("TIDEMARK_KAFKA_PROPERTIES_TRANSACTION_TIMEOUT_MS", ms(TRANSACTION)),
+    ];
+    settings.iter().for_each(|(key, value)| deployment.set(key, value));
+    let checker = Checker::new(&mongo().uri, kafka, name, PARTITIONS);
+    checker.create_topics();
+    (deployment, checker)
+}
+
+/// A deployment that begins with the baseline of the flights, on the broker at `kafka`.
+pub(crate) fn deployment(name: &str, kafka: &str) -> (Deployment, Checker) {
+    let (deployment, checker) = empty(name, kafka);
+    let to = |record: &Record| Record { topic: checker.topics.baselines.clone(), ..record.clone() };
+    let records = clean().baseline.iter().map(to).collect();
+    let mut producer = checker.log.producer("chaos").expect("a producer");
+    producer.transact(Transaction { records, ..Transaction::default() }).expect("the baseline is written");
+    (deployment, checker)
+}
+
+/// What a pass without faults brings, and the record of the baseline it was judged by.
+struct Clean {
+    derived: Derived,
+    baseline: Vec<Record>,
+}
+
+fn clean() -> &'static Clean {
+    static CLEAN: OnceLock<Clean> = OnceLock::new();
+    CLEAN.get_or_init(|| {
+        let (deployment, checker) = empty("chaos-clean", &kafka().bootstrap_servers);
+        make_baseline_from_file(&deployment);
+        let process = deployment.start("one", &["run"]);
+        wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
+        parts(8).for_each(|part| deployment.insert(part));
+        wait_until("all is judged", LIMIT, || checker.is_done(TICKETS, last_mark(tickets())).then_some(()));
+        process.kill();
+        let baseline = checker.records(&checker.topics.baselines, 0).into_iter().map(|record| Record {
+            topic: checker.topics.baselines.clone(),
+            partition: 0,
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        });
+        Clean { derived: checker.derived(), baseline: baseline.collect() }
+    })
+}
+
+/// Looks again and again until `ready`, and before each look whether there is reason to go on. `false`: in vain.
+pub(crate) fn until(mut goes_on: impl FnMut() -> bool, ready: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !ready() {
+        if !goes_on() || begun.elapsed() > LIMIT {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+    true
+}
+
+/// Whether all that is to come of the tickets is there.
+pub(crate) fn is_done(checker: &Checker) -> bool {
+    checker.is_done(TICKETS, last_mark(tickets()))
+}
+
+/// Whether the first `count` tickets are judged as far as they go.
+pub(crate) fn is_judged(checker: &Checker, count: usize) -> bool {
+    checker.judged_until() >= Some(last_mark(&tickets()[..count]))
+}
+
+/// Tells that not everything came, and what the processes say.
+pub(crate) fn is_missing<'p>(checker: &Checker, processes: impl Iterator<Item = &'p Process>, story: &mut Story) {
+    let (until, last) = (checker.judged_until(), last_mark(tickets()));
+    let says: Vec<String> = processes.map(Process::last_words).collect();
+    story.violation(format!("not all is there within {LIMIT:?}, it is judged until {until:?} of {last}\n{}", says.join("\n")));
+}
+
+/// Audits what is there at the end, and compares it with what a pass without faults brings.
+pub(crate) fn check(checker: &Checker, story: &mut Story) {
+    checker.audit(TICKETS, story);
+    checker.derived().compare(&clean().derived, story);
+}
+
+/// Every stage that writes.
+pub(crate) const STAGES: [&str; 3] = ["tail", "watch", "judge"];
+
+/// A process and what it is started as, again and again.
+pub(crate) struct Slot {
+    pub(crate) instance: String,
+    pub(crate) stages: &'static [&'static str],
+    pub(crate) process: Option<Process>,
+}
+
+impl Slot {
+    fn new(instance: &str, stages: &'static [&'static str]) -> Self {
+        Self { instance: instance.to_owned(), stages, process: None }
+    }
+
+    /// Starts a process of it, with more in its environment.
+    pub(crate) fn start(&self, deployment: &Deployment, environment: &[(&str, &str)]) -> Process {
+        deployment.start_with(&self.instance, &["run", "--stages", &self.stages.join(",")], environment)
+    }
+}
+
+/// One process for every stage.
+pub(crate) fn apart() -> Vec<Slot> {
+    vec![Slot::new("t", &["tail"]), Slot::new("w", &["watch"]), Slot::new("j", &["judge"])]
+}
+
+/// One process, or two that stand by for each other.
+pub(crate) fn together(processes: usize) -> Vec<Slot> {
+    ["one", "two"].into_iter().take(processes).map(|instance| Slot::new(instance, &STAGES)).collect()
+}
+
+/// Who runs the stages: one process, two that stand by for each other, or most often one a stage.
+pub(crate) fn slots(dice: &mut Dice) -> Vec<Slot> {
+    match dice.roll(4) {
+        0 => together(1),
+        1 => together(2),
+        _ => apart(),
+    }
+}
