@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::Client;
-use mongodb::error::ErrorKind;
 use mongodb::options::{ClientOptions, ReadConcern};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -16,6 +15,7 @@ use crate::clock::{DAY_MS, rfc3339};
 use crate::config::Config;
 use crate::config::show::redact_uri;
 use crate::spec::{Path as FieldPath, Spec};
+pub use crate::tail::mongo::said;
 use crate::tail::normalise::{Normalised, Normaliser, Unreadable};
 use crate::tail::replay::{Replay, ReplayError, Slowdown};
 use crate::ticket::Ticket;
@@ -228,20 +228,6 @@ pub(crate) async fn client(uri: &SecretString) -> Result<Client, mongodb::error:
     options.connect_timeout.get_or_insert(PATIENCE);
     options.read_concern = Some(ReadConcern::majority());
     Client::with_options(options)
-}
-
-/// What a driver's error says, without the state of the whole topology.
-#[must_use]
-pub fn said(error: &mongodb::error::Error) -> String {
-    match error.kind.as_ref() {
-        ErrorKind::ServerSelection { message, .. } => {
-            // `Server selection timeout: No available servers. Topology: {…, Servers: [ { Address: …, Error: … } ]}`
-            let why = message.find("Error: ").map(|at| message[at + "Error: ".len()..].trim_end_matches([' ', '}', ']', ',']));
-            why.map_or_else(|| "no server answers".to_owned(), |why| format!("no server answers: {why}"))
-        }
-        ErrorKind::Command(command) => format!("{} ({} {})", command.message, command.code, command.code_name),
-        other => other.to_string(),
-    }
 }
 
 /// Times occur as dates, numbers of ms and texts; MongoDB compares within a type only. Texts may carry an offset, so their

@@ -69,6 +69,7 @@ fn describe() {
     describe_histogram!("tidemark_tail_transaction_seconds", Unit::Seconds, "From begin to committed.");
     describe_counter!("tidemark_tail_refused_decisions_total", Unit::Count, "Baselines and decisions that were not for this spec.");
     describe_gauge!("tidemark_tail_lag_seconds", Unit::Seconds, "How far the committed position is behind MongoDB's clock.");
+    describe_gauge!("tidemark_tail_oplog_used_ratio", "How much of MongoDB's oplog has passed the position: 1 is where it forgets.");
     describe_gauge!("tidemark_tail_leader_state", "1 while this process leads the tail, 0 while it stands by.");
 
     describe_counter!("tidemark_watch_tickets_total", Unit::Count, "Tickets taken into slices.");
@@ -144,6 +145,11 @@ pub fn fields_unreadable(field: &str, reason: &'static str, times: u64) {
 /// Slices were ended.
 pub fn marks_sent(marks: u64) {
     counter!("tidemark_tail_marks_total").increment(marks);
+}
+
+/// So much of the oplog has passed the position.
+pub fn tail_oplog_used(ratio: f64) {
+    gauge!("tidemark_tail_oplog_used_ratio").set(ratio);
 }
 
 /// MongoDB had forgotten what came next.

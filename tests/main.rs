@@ -28,6 +28,8 @@ mod serve_load;
 mod serve_openapi;
 mod servers;
 mod specs;
+mod strangers;
+mod tail_faults;
 mod tail_gap;
 mod tail_group;
 mod tail_mongo;

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const PARTITIONS: usize = 3;
 
 /// Writes elsewhere until the oplog's oldest entry is younger than all that is there now.
-fn forget(world: &World) {
+pub(crate) fn forget(world: &World) {
     let client = world.collection.client();
     let junk = client.database("elsewhere").collection::<Document>("junk");
     let large = doc! { "x": Binary { subtype: BinarySubtype::Generic, bytes: vec![7; 1_000_000] } };
@@ -36,7 +36,7 @@ fn forget(world: &World) {
 }
 
 /// Returns the gaps in order; each is in every partition.
-fn gaps(world: &World) -> Vec<(i64, i64)> {
+pub(crate) fn gaps(world: &World) -> Vec<(i64, i64)> {
     let mut copies: BTreeMap<(i64, i64), usize> = BTreeMap::new();
     for record in world.records(&world.topics().tickets) {
         if record.header("kind") == Some(b"gap") {

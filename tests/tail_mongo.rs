@@ -32,9 +32,9 @@ pub(crate) struct World {
     pub(crate) collection: Collection<Document>,
     /// For its faults; where tickets go to is `target`.
     pub(crate) log: MemoryLog,
-    target: Arc<dyn Log>,
+    pub(crate) target: Arc<dyn Log>,
     pub(crate) config: Config,
-    spec: Arc<Spec>,
+    pub(crate) spec: Arc<Spec>,
 }
 
 /// The stage, running.
@@ -44,7 +44,7 @@ pub(crate) struct Running {
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::at(&mongo().uri, name)
     }
 
@@ -77,7 +77,7 @@ impl World {
         Topics::new(&self.config.kafka.topic_prefix)
     }
 
-    fn keep_images(&self) {
+    pub(crate) fn keep_images(&self) {
         let command = doc! { "collMod": self.collection.name(), "changeStreamPreAndPostImages": { "enabled": true } };
         self.runtime
             .block_on(async { self.collection.client().database(&self.collection.namespace().db).run_command(command).await })
@@ -119,12 +119,13 @@ impl World {
         self.runtime.block_on(async { self.collection.insert_many(documents).await }).unwrap();
     }
 
-    fn update(&self, id: i32, set: Document) {
+    /// Sets fields of one document.
+    pub(crate) fn update(&self, id: i32, set: Document) {
         let update = doc! { "$set": set };
         self.runtime.block_on(async { self.collection.update_one(doc! { "_id": id }, update).await }).unwrap();
     }
 
-    fn replace(&self, id: i32, document: Document) {
+    pub(crate) fn replace(&self, id: i32, document: Document) {
         self.runtime.block_on(async { self.collection.replace_one(doc! { "_id": id }, document).await }).unwrap();
     }
 
@@ -141,6 +142,9 @@ impl World {
             reader
                 .read(topic, partition, bounds.low, bounds.end, &mut |record| {
                     let theirs = Chain::parse(record.header("chain").unwrap()).unwrap();
+                    if record.header("kind") == Some(b"chain-start") {
+                        chain = Some(Chain::begin(&theirs.id));
+                    }
                     chain.get_or_insert_with(|| Chain::begin(&theirs.id)).follow(&record).unwrap();
                     records.push(record);
                     ControlFlow::Continue(())
@@ -162,12 +166,12 @@ impl World {
         tickets
     }
 
-    fn transitions(&self) -> BTreeMap<String, Vec<Transition>> {
+    pub(crate) fn transitions(&self) -> BTreeMap<String, Vec<Transition>> {
         self.tickets().into_iter().map(|(id, tickets)| (id, tickets.iter().map(|ticket| ticket.transition).collect())).collect()
     }
 
     /// Waits until so many tickets are there, and then for one more that is written now: whatever is wrong would stand before it.
-    fn settle(&self, id: i32, tickets: usize) -> BTreeMap<String, Vec<Transition>> {
+    pub(crate) fn settle(&self, id: i32, tickets: usize) -> BTreeMap<String, Vec<Transition>> {
         self.insert([completed(id)]);
         let last = name(id);
         wait_until("the last ticket arrives", LIMIT, || self.tickets().contains_key(&last).then_some(()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::config::show::redact_uri;
+use crate::log::kafka::advice;
 use crate::spec::Spec;
 use crate::topics::Topics;
 
@@ -117,16 +118,16 @@ async fn mongodb_steps(client: &::mongodb::Client, config: &Config, spec: Option
                 (Some(_), false) => good("collection", format!("{place}, without pre-images: a replace counts as an assumed completion")),
             });
         }
-        Err(error) => steps.push(bad("collection", format!("cannot list {place}: {}; grant listCollections", mongo::said(&error)))),
+        Err(error) => steps.push(bad("collection", format!("cannot list {place}: {}; it takes listCollections", mongo::said(&error)))),
     }
     match collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await {
         Ok(_) => steps.push(good("read", format!("{place} can be read"))),
-        Err(error) => steps.push(bad("read", format!("cannot read {place}: {}; grant find", mongo::said(&error)))),
+        Err(error) => steps.push(bad("read", format!("cannot read {place}: {}; it takes find", mongo::said(&error)))),
     }
     match collection.watch().max_await_time(Duration::from_millis(1)).await {
         Ok(_) => steps.push(good("change stream", "opens")),
         Err(error) => {
-            steps.push(bad("change stream", format!("cannot watch {place}: {}; grant changeStream and find", mongo::said(&error))));
+            steps.push(bad("change stream", format!("cannot watch {place}: {}; it takes changeStream and find", mongo::said(&error))));
         }
     }
     steps
@@ -136,12 +137,29 @@ async fn mongodb_steps(client: &::mongodb::Client, config: &Config, spec: Option
 #[derive(Clone, Default)]
 struct Words(Arc<Mutex<Vec<String>>>);
 
-impl ClientContext for Words {
-    fn error(&self, _error: KafkaError, reason: &str) {
+impl Words {
+    fn keep(&self, reason: &str) {
         let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = words.iter().all(|word| word != reason);
         if is_news && words.len() < 3 {
             words.push(reason.to_owned());
+        }
+    }
+}
+
+impl ClientContext for Words {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What made a connection fail, with librdkafka's own guess at the reason.
+        if facility == "FAIL" {
+            let said = message.split_once("]: ").map_or(message, |(_thread, said)| said);
+            self.keep(said);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all are down is what the others explain.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.keep(reason);
         }
     }
 }
@@ -155,7 +173,7 @@ fn kafka(config: &Config) -> Probe {
 
 fn kafka_steps(config: &Config, servers: &str) -> Vec<Step> {
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", servers).set("log_level", "0");
+    client.set("bootstrap.servers", servers).set("reconnect.backoff.ms", "500").set_log_level(RDKafkaLogLevel::Info);
     for (name, value) in &config.kafka.properties {
         client.set(name, value.expose_secret());
     }
@@ -167,14 +185,11 @@ fn kafka_steps(config: &Config, servers: &str) -> Vec<Step> {
     let metadata = match consumer.fetch_metadata(None, PATIENCE) {
         Ok(metadata) => metadata,
         Err(error) => {
-            // A poll hands over what was said meanwhile.
-            drop(consumer.poll(Duration::from_millis(10)));
+            // Polls hand over what was said meanwhile.
+            (0..10).for_each(|_| drop(consumer.poll(Duration::from_millis(10))));
             let why = words.0.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
             let why = if why.is_empty() { error.to_string() } else { why };
-            return vec![bad(
-                "metadata",
-                format!("{why}; is a broker up there, and are security.protocol and sasl.* in kafka.properties right?"),
-            )];
+            return vec![bad("metadata", format!("{why}; {}", advice(&why)))];
         }
     };
     let mut steps = vec![good("metadata", format!("{} brokers", metadata.brokers().len()))];
@@ -216,7 +231,7 @@ fn transactions(client: &ClientConfig, config: &Config) -> Option<Step> {
     use rdkafka::producer::{BaseProducer, Producer};
     let id = format!("{}.check", config.kafka.topic_prefix);
     let mut client = client.clone();
-    client.set("transactional.id", &id).set("transaction.timeout.ms", "10000");
+    client.set("transactional.id", &id).set("transaction.timeout.ms", "10000").set_log_level(RDKafkaLogLevel::Emerg);
     let tried = "transactions";
     let producer: BaseProducer = match client.create() {
         Ok(producer) => producer,

@@ -81,7 +81,7 @@ fn source(arguments: &Run, context: &Context, lives_through: bool) -> Result<Box
         return Ok(Box::new(ReplaySource::new(plan, &context.spec)));
     }
     let source = MongoSource::new(&context.config, &context.spec).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    Ok(Box::new(source))
+    Ok(Box::new(source.watching_oplog()))
 }
 
 fn names(stages: &[Stage]) -> String {
@@ -96,7 +96,7 @@ pub(super) fn failed(error: PipelineError) -> Failure {
 fn exit_of(error: &PipelineError) -> Exit {
     use crate::tail::{SourceError, TailError};
     match error {
-        PipelineError::Tail(TailError::Source(SourceError::Unavailable { .. })) => Exit::Unreachable,
+        PipelineError::Tail(TailError::Source(SourceError::Unavailable { .. } | SourceError::Denied { .. })) => Exit::Unreachable,
         PipelineError::Tail(_) => Exit::Refused,
         _ => Exit::Failed,
     }

@@ -67,7 +67,7 @@ impl From<SourceError> for Setback {
     fn from(error: SourceError) -> Self {
         match error {
             SourceError::Unavailable { .. } | SourceError::Forgotten { .. } => Self::Again(error.to_string()),
-            SourceError::Refused { .. } => Self::Fatal(error.into()),
+            SourceError::Denied { .. } | SourceError::Refused { .. } => Self::Fatal(error.into()),
         }
     }
 }
@@ -118,6 +118,7 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         most,
         limit: most,
         bury: None,
+        setback: None,
         events: Vec::new(),
         next: 0,
         spoke: None,
@@ -127,6 +128,9 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         if !stage.ours {
             // Before it has a seat in its group, nobody knows whether another process leads.
             let has_joined = stage.member.membership().is_some();
+            if has_joined {
+                stage.source.close();
+            }
             stage.say(|| {
                 if has_joined {
                     State::Ready("standing by: another process leads".to_owned())
@@ -172,6 +176,8 @@ struct Stage<'c> {
     limit: usize,
     /// The ticket that is a dead letter because its record is too large even alone.
     bury: Option<Burial>,
+    /// Why the last attempt ended, until one leads again.
+    setback: Option<String>,
     events: Vec<Event>,
     next: usize,
     spoke: Option<Instant>,
@@ -230,6 +236,7 @@ impl Stage<'_> {
                         wait = FIRST_WAIT;
                     }
                     tracing::warn!("tail begins again in {} ms: {reason}", wait.as_millis());
+                    self.setback = Some(reason.clone());
                     self.context.health.set(PART, State::Waiting(reason));
                     self.pause(wait)?;
                     wait = (wait * 2).min(LONGEST_WAIT);
@@ -261,7 +268,9 @@ impl Stage<'_> {
 
     /// Fences the last leader, reads back, and goes on from there until something happens.
     fn attempt(&mut self) -> Result<End, Setback> {
-        self.context.health.set(PART, State::Waiting("reading its position back".to_owned()));
+        let doing =
+            self.setback.as_ref().map_or_else(|| "reading its position back".to_owned(), |reason| format!("beginning again: {reason}"));
+        self.context.health.set(PART, State::Waiting(doing));
         let mut producer = self.context.log.producer(&self.transactional_id)?;
         let mut core = self.restore(producer.as_mut())?;
         let mut decisions = {
@@ -281,6 +290,7 @@ impl Stage<'_> {
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
+        self.setback = None;
         tracing::info!(partitions = core.position().partitions(), "tail leads");
         let mut submitted = threads::now();
         let mut idle_since_commit = false;

@@ -92,6 +92,14 @@ pub enum SourceError {
         /// The server's time: whatever comes after it is still there.
         present: ClusterTime,
     },
+    /// The server does not let us: user, password or privileges.
+    #[error("{doing}: {reason}")]
+    Denied {
+        /// What was attempted, on what.
+        doing: String,
+        /// What came back, and what to do.
+        reason: String,
+    },
     /// A person must decide.
     #[error("{doing}: {reason}")]
     Refused {
@@ -156,6 +164,9 @@ pub trait Source: Send {
     /// # Errors
     /// [`SourceError`]. What was appended before is good.
     fn read(&mut self, most: usize, timeout: Duration, into: &mut Vec<Event>) -> Result<(), SourceError>;
+
+    /// Nobody reads until it is opened again: another process leads. May be said again and again.
+    fn close(&mut self) {}
 }
 
 /// Counts fields that a source could not read, whichever source it is.

@@ -152,7 +152,8 @@ impl World {
     }
 
     fn catch_up_together(&self, watches: &mut [&mut Watch<'_>]) {
-        for _ in 0..20_000 {
+        let begun = threads::now();
+        while threads::since(begun) < PATIENCE {
             for watch in &mut *watches {
                 if let Err(trouble) = watch.turn() {
                     watch.survive(trouble).unwrap();
@@ -221,6 +222,9 @@ impl World {
 
 use crate::log::Committed;
 
+/// How long is waited for what has to come; threads may get no turn for a while.
+const PATIENCE: Duration = Duration::from_secs(100);
+
 /// A log whose transactions of one id wait at a gate, which lets none pass that has more than so many records.
 #[derive(Clone)]
 struct Gated {
@@ -286,7 +290,8 @@ impl Producer for GatedProducer {
 
 /// Lets a watcher work until `so` holds.
 fn work(watch: &mut Watch<'_>, so: impl Fn(&Watch<'_>) -> bool) {
-    for _ in 0..20_000 {
+    let begun = threads::now();
+    while threads::since(begun) < PATIENCE {
         if so(watch) {
             return;
         }
@@ -565,10 +570,8 @@ fn partitions_that_are_revoked_while_a_transaction_is_under_way_are_the_next_own
     let mut other = world.context.clone();
     other.config = Arc::new(Config { instance: "b".to_owned(), ..(*world.context.config).clone() });
     let mut two = Watch::new(&other).unwrap();
-    for _ in 0..20_000 {
-        if !two.partitions.is_empty() {
-            break;
-        }
+    let begun = threads::now();
+    while two.partitions.is_empty() && threads::since(begun) < PATIENCE {
         one.turn().ok().expect("nothing fails while the gate is shut");
         two.turn().ok().expect("nothing fails while the gate is shut");
     }
@@ -700,12 +703,7 @@ fn a_switch_waits_until_the_baseline_is_there_and_the_membership_lives() {
     world.version = Some(4);
     world.feed(&Event::Mark(T0 + HOUR_MS));
     let mut watch = world.watch();
-    for _ in 0..1_000 {
-        assert!(watch.turn().is_ok());
-        if watch.starved.contains_key(&0) {
-            break;
-        }
-    }
+    work(&mut watch, |watch| watch.starved.contains_key(&0));
     assert_eq!(watch.starved.get(&0), Some(&4));
     assert_eq!(world.context.health.all()[PART], State::Waiting("waiting for baseline execution-tickets@4".to_owned()));
     assert!(world.summaries().is_empty());

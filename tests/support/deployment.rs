@@ -156,6 +156,11 @@ impl Process {
         self.server.last_words()
     }
 
+    /// Returns all that the process said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.server.directory().join("server.log")).unwrap_or_default()
+    }
+
     /// Whether the process that was started is still there: nobody starts it again.
     pub(crate) fn is_alive(&self) -> bool {
         self.server.is_alive()

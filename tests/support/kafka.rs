@@ -1,6 +1,5 @@
 //! Apache Kafka: one broker, with transactions and groups as in production; its controller in the same process, or apart.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -76,7 +75,7 @@ impl Kafka {
 
     fn up(server: Server, controller: Option<Server>, advertised: u16) -> Self {
         let kafka = Self { bootstrap_servers: format!("127.0.0.1:{advertised}"), server, _controller: controller };
-        kafka.wait_until_up();
+        wait_until_up(&kafka.bootstrap_servers, &kafka.server);
         kafka
     }
 
@@ -88,7 +87,7 @@ impl Kafka {
     /// Starts the broker again once it has ended, on what it has written and at the same ports. Have it end first: `TERM`, `KILL`.
     pub(crate) fn start_again(&mut self) {
         self.server.start_again();
-        self.wait_until_up();
+        wait_until_up(&self.bootstrap_servers, &self.server);
     }
 
     /// Sends a signal to the broker (`STOP`, `CONT`, `TERM`, `KILL`).
@@ -100,75 +99,65 @@ impl Kafka {
     pub(crate) fn pid(&self) -> u32 {
         self.server.pid()
     }
-
-    /// Waits until the broker answers.
-    fn wait_until_up(&self) {
-        let client: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap_servers)
-            .set("log_level", "0")
-            .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "100")
-            .create()
-            .expect("a valid client configuration");
-        wait_until("Kafka answers", Duration::from_mins(3), || match client.fetch_metadata(None, Duration::from_secs(2)) {
-            Ok(metadata) if !metadata.brokers().is_empty() => Some(()),
-            _ => {
-                assert!(self.server.is_alive(), "Kafka did not start:\n{}", self.server.last_words());
-                None
-            }
-        });
-    }
 }
+
+/// Listeners without any credentials.
+const OPEN: &str = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n";
 
 /// Starts Kafka in the given roles, on a disk of its own.
 fn server(roles: &str, memory: &str) -> Server {
+    start(tempfile::tempdir().expect("a temporary directory"), &format!("{roles}{OPEN}"), memory, &[])
+}
+
+/// Starts Kafka in `directory`, in these roles and with these listeners; `formatting` says what else its storage begins with.
+pub(super) fn start(directory: TempDir, roles: &str, memory: &str, formatting: &[&str]) -> Server {
     let libraries = tools().join("kafka/libs");
     assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
     let classes = format!("{}/*", libraries.display());
-    let directory = tempfile::tempdir().expect("a temporary directory");
     let properties = directory.path().join("server.properties");
-    std::fs::write(&properties, roles.to_owned() + &settings(&directory)).expect("the temporary directory takes a file");
-    format(&classes, &properties);
-    let mut java = Command::new("java");
-    java.args([
-        "-Xms64m",
-        &format!("-Xmx{memory}"),
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        "-cp",
-        &classes,
-        "kafka.Kafka",
-    ])
-    .arg(&properties);
-    Server::start(directory, &mut java)
-}
+    let data = directory.path().join("data");
+    std::fs::write(&properties, format!("{roles}log.dirs={}\n{SETTINGS}", data.display())).expect("the directory takes a file");
 
-fn format(classes: &str, properties: &Path) {
     let formatted = Command::new("java")
-        .args([
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-cp",
-            classes,
-            "kafka.tools.StorageTool",
-            "format",
-            "--cluster-id",
-            "5L6g3nShT-eMCtK--X86sw",
-            "--config",
-        ])
-        .arg(properties)
+        .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &classes])
+        .args(["kafka.tools.StorageTool", "format", "--cluster-id", "5L6g3nShT-eMCtK--X86sw", "--config"])
+        .arg(&properties)
+        .args(formatting)
         .stdout(Stdio::null())
         .status()
         .expect("java is there: run script/bootstrap test");
     assert!(formatted.success(), "kafka.tools.StorageTool format");
+
+    let mut java = Command::new("java");
+    java.args(["-Xms64m", &format!("-Xmx{memory}"), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", SAY_WHO_FAILED, "-cp", &classes, "kafka.Kafka"])
+        .arg(&properties);
+    Server::start(directory, &mut java)
 }
 
-/// What does not depend on the roles.
-fn settings(directory: &TempDir) -> String {
-    format!(
-        "controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={}
+/// Waits until the broker answers a client without any credentials.
+pub(super) fn wait_until_up(bootstrap_servers: &str, server: &Server) {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("log_level", "0")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "100")
+        .create()
+        .expect("a valid client configuration");
+    wait_until("Kafka answers", Duration::from_mins(3), || match client.fetch_metadata(None, Duration::from_secs(2)) {
+        Ok(metadata) if !metadata.brokers().is_empty() => Some(()),
+        _ => {
+            assert!(server.is_alive(), "Kafka did not start:\n{}", server.last_words());
+            None
+        }
+    });
+}
+
+/// A line in the server's log for each client that could not authenticate itself.
+const SAY_WHO_FAILED: &str = "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.network.Selector=info";
+
+/// What every broker of ours has, whatever its roles.
+const SETTINGS: &str = "controller.listener.names=CONTROLLER
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -179,7 +168,4 @@ transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=16777216
-",
-        directory.path().join("data").display()
-    )
-}
+";

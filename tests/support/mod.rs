@@ -1,10 +1,13 @@
 //! What integration tests stand on: real servers, started when first asked for and shared by the whole binary.
 
 pub(crate) mod cable;
+pub(crate) mod certificates;
 pub(crate) mod cutter;
 mod deployment;
 pub(crate) mod disturbed;
 pub(crate) mod flights;
+pub(crate) mod guarded_kafka;
+pub(crate) mod guarded_mongo;
 pub(crate) mod hostile;
 pub(crate) mod kafka;
 pub(crate) mod late_end;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use mongodb::Client;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::process::{Server, free_ports, tools, wait_until};
@@ -34,31 +35,18 @@ impl Mongo {
         Self::with_oplog("1", "1")
     }
 
+    /// The same with an oplog of 100 MB.
+    pub(crate) fn with_small_oplog() -> Self {
+        Self::with_oplog("100", "60")
+    }
+
     fn with_oplog(megabytes: &str, checkpoint_seconds: &str) -> Self {
-        let program = tools().join("mongod");
-        assert!(program.is_file(), "no {}: run script/bootstrap test", program.display());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let [port] = free_ports();
-        let mut mongod = Command::new(program);
-        mongod
-            .args([
-                "--replSet",
-                "rs0",
-                "--bind_ip",
-                "127.0.0.1",
-                "--nounixsocket",
-                "--wiredTigerCacheSizeGB",
-                "0.5",
-                "--oplogSize",
-                megabytes,
-            ])
-            .args(["--syncdelay", checkpoint_seconds])
-            .args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
-            .args(["--port", &port.to_string()])
-            .arg("--dbpath")
-            .arg(directory.path());
+        let mut mongod = mongod(&directory, port, megabytes);
+        mongod.args(["--syncdelay", checkpoint_seconds]);
         let mongo = Self { uri: format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0"), server: Server::start(directory, &mut mongod) };
-        mongo.initiate(port);
+        initiate(&format!("mongodb://127.0.0.1:{port}/?"), port, &mongo.server);
         mongo
     }
 
@@ -71,21 +59,37 @@ impl Mongo {
     pub(crate) fn pid(&self) -> u32 {
         self.server.pid()
     }
+}
 
-    fn initiate(&self, port: u16) {
-        let runtime = runtime();
-        let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true&serverSelectionTimeoutMS=1000");
-        let client = runtime.block_on(Client::with_uri_str(uri)).expect("a valid connection string");
-        let ask = |command: Document| runtime.block_on(async { client.database("admin").run_command(command).await });
-        let members = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": format!("127.0.0.1:{port}") }] };
-        wait_until("mongod takes replSetInitiate", Duration::from_mins(1), || {
-            assert!(self.server.is_alive(), "mongod did not start:\n{}", self.server.last_words());
-            ask(doc! { "replSetInitiate": members.clone() }).ok()
-        });
-        wait_until("mongod is primary", Duration::from_mins(1), || {
-            ask(doc! { "hello": 1 }).ok().filter(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
-        });
-    }
+/// Returns a member of a replica set, not yet started, with its data in `directory`.
+pub(super) fn mongod(directory: &TempDir, port: u16, oplog_megabytes: &str) -> Command {
+    let program = tools().join("mongod");
+    assert!(program.is_file(), "no {}: run script/bootstrap test", program.display());
+    let mut mongod = Command::new(program);
+    mongod
+        .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"])
+        .args(["--oplogSize", oplog_megabytes])
+        .args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"])
+        .args(["--port", &port.to_string()])
+        .arg("--dbpath")
+        .arg(directory.path());
+    mongod
+}
+
+/// Makes a replica set of one member of the server behind `uri`, which ends where options begin.
+pub(super) fn initiate(uri: &str, port: u16, server: &Server) {
+    let runtime = runtime();
+    let uri = format!("{uri}directConnection=true&serverSelectionTimeoutMS=1000");
+    let client = runtime.block_on(Client::with_uri_str(uri)).expect("a valid connection string");
+    let ask = |command: Document| runtime.block_on(async { client.database("admin").run_command(command).await });
+    let members = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": format!("127.0.0.1:{port}") }] };
+    wait_until("mongod takes replSetInitiate", Duration::from_mins(1), || {
+        assert!(server.is_alive(), "mongod did not start:\n{}", server.last_words());
+        ask(doc! { "replSetInitiate": members.clone() }).ok()
+    });
+    wait_until("mongod is primary", Duration::from_mins(1), || {
+        ask(doc! { "hello": 1 }).ok().filter(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+    });
 }
 
 /// Returns a runtime for the driver on the calling thread.

@@ -58,6 +58,17 @@ impl ReplicaSet {
         (0..self.members.len()).find(|member| self.ask(*member, doc! { "hello": 1 }).is_some_and(leads))
     }
 
+    /// Returns the connection string of one member alone.
+    pub(crate) fn member_uri(&self, member: usize) -> String {
+        format!("mongodb://127.0.0.1:{}/?directConnection=true", self.members[member].port)
+    }
+
+    /// Whether every member is primary or secondary.
+    pub(crate) fn has_all(&self) -> bool {
+        let is_well = |hello: Document| ["isWritablePrimary", "secondary"].iter().any(|is| hello.get_bool(is).unwrap_or(false));
+        (0..self.members.len()).all(|member| self.ask(member, doc! { "hello": 1 }).is_some_and(is_well))
+    }
+
     /// Waits until there is a primary; returns which.
     pub(crate) fn wait_for_primary(&self) -> usize {
         wait_until("a primary", LIMIT, || self.primary())
@@ -65,7 +76,12 @@ impl ReplicaSet {
 
     /// Starts those members that do not run.
     pub(crate) fn start_all(&mut self) {
-        for member in self.members.iter_mut().filter(|member| member.server.is_none()) {
+        self.start_some(|_| true);
+    }
+
+    fn start_some(&mut self, which: impl Fn(usize) -> bool) {
+        let stopped = self.members.iter_mut().enumerate().filter(|(number, member)| which(*number) && member.server.is_none());
+        for (_, member) in stopped {
             let mut mongod = Command::new(tools().join("mongod"));
             mongod
                 .args([
@@ -104,6 +120,19 @@ impl ReplicaSet {
         let primary = self.wait_for_primary();
         self.signal(primary, "STOP");
         primary
+    }
+
+    /// Kills all members but the primary, so that there is no majority; returns which is the primary.
+    pub(crate) fn kill_majority(&mut self) -> usize {
+        let primary = self.wait_for_primary();
+        self.members.iter_mut().enumerate().filter(|(member, _)| *member != primary).for_each(|(_, member)| member.server = None);
+        primary
+    }
+
+    /// Kills a member, and starts the others without it.
+    pub(crate) fn kill_and_start_others(&mut self, member: usize) {
+        self.members[member].server = None;
+        self.start_some(|other| other != member);
     }
 
     /// Lets it go on.

@@ -107,6 +107,11 @@ fn check(client: &AdminClient<Notices>, topics: &[(&TopicSettings, u32)]) -> Res
     for ((topic, partitions), answer) in topics.iter().zip(answers) {
         let doing = || format!("asking for the settings of topic {}", topic.name);
         let settings = answer.map_err(|code| LogError::Unavailable { doing: doing(), reason: code.to_string() })?;
+        if settings.entries.is_empty() {
+            // rdkafka does not look at the error of one topic: a refusal is a list of nothing.
+            let reason = "the broker does not tell them; the user needs DescribeConfigs on the topic".to_owned();
+            return Err(LogError::Unavailable { doing: doing(), reason });
+        }
         refusal::check(topic, &existing(*partitions, &settings))?;
     }
     Ok(())

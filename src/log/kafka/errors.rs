@@ -62,6 +62,36 @@ pub(super) fn reason(error: &KafkaError) -> String {
     }
 }
 
+/// What a connection that fails says, and what to do about it. The first that is found counts.
+const CONNECTIONS: [(&str, &str); 7] = [
+    ("SASL authentication error", "are sasl.username and sasl.password in kafka.properties right, and is sasl.mechanism that user's?"),
+    (
+        "certificate verify failed",
+        "is ssl.ca.location in kafka.properties the authority that signed the broker's certificate, has that one not expired, and is it for \
+         the host that is named here?",
+    ),
+    (
+        "SSL alert",
+        "the broker asks for a certificate, or does not take ours: ssl.certificate.location and ssl.key.location in kafka.properties",
+    ),
+    ("SSL handshake failed", "are security.protocol and ssl.* in kafka.properties right?"),
+    // A listener closes on a client that speaks another protocol.
+    ("in state APIVERSION_QUERY", "is security.protocol in kafka.properties that listener's?"),
+    ("security.protocol", "is security.protocol in kafka.properties that listener's?"),
+    ("must be set", "put it into kafka.properties"),
+];
+
+/// Whether a broker was there and did not let us in: asking again changes nothing.
+pub(super) fn is_refusal(said: &str) -> bool {
+    CONNECTIONS.iter().any(|(words, _)| said.contains(words))
+}
+
+/// Returns what to do about a failed connection, by what librdkafka says of it.
+pub(crate) fn advice(said: &str) -> &'static str {
+    let found = CONNECTIONS.iter().find(|(words, _)| said.contains(words));
+    found.map_or("is it running, and reachable from here?", |(_, advice)| advice)
+}
+
 pub(super) fn unavailable(doing: String, error: &KafkaError) -> LogError {
     LogError::Unavailable { doing, reason: reason(error) }
 }
@@ -89,6 +119,14 @@ mod tests {
         assert_eq!(asked, 1);
         let down = patiently(Duration::from_millis(50), |_| -> KafkaResult<()> { Err(KafkaError::MetadataFetch(Code::AllBrokersDown)) });
         assert!(down.is_err());
+    }
+
+    #[test]
+    fn what_to_do_follows_from_what_was_said() {
+        assert!(advice("SASL authentication error: no").contains("sasl.password"));
+        assert!(advice("SSL handshake failed: certificate verify failed").contains("ssl.ca.location"));
+        assert!(advice("Receive failed: alert bad certificate: SSL alert number 42").contains("ssl.key.location"));
+        assert!(advice("Connection refused (in state CONNECT)").contains("reachable"));
     }
 
     #[test]

@@ -12,12 +12,13 @@ mod properties;
 mod reader;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataPartition;
 
+pub(crate) use self::errors::advice;
 use self::errors::{patiently, reason, unavailable};
 use self::notices::Notices;
 use self::properties::Properties;
@@ -28,6 +29,10 @@ use crate::config;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// How long the first one may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A refusal that another broker does not take back within so long is final.
+const REFUSED_AFTER: Duration = Duration::from_secs(3);
+/// How long a client that failed is listened to for its reasons.
+const SAID_WITHIN: Duration = Duration::from_millis(100);
 
 /// A Kafka cluster.
 pub struct KafkaLog {
@@ -51,12 +56,10 @@ impl KafkaLog {
         let client = properties.consumer_without_group(Notices::new("cluster"))?;
         let cluster = Arc::new(Cluster { client });
         let doing = || format!("connecting to Kafka at {}", properties.servers());
-        if let Err(error) = cluster.client.fetch_metadata(Some("tidemark"), CONNECT_WITHIN) {
-            // Events are served by polling only.
-            drop(cluster.client.poll(Duration::ZERO));
+        cluster.reach().map_err(|error| {
             let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));
-            return Err(LogError::Unavailable { doing: doing(), reason: format!("{said}; is it running, and reachable from here?") });
-        }
+            LogError::Unavailable { doing: doing(), reason: format!("{said}; {}", advice(&said)) }
+        })?;
         tracing::info!(servers = properties.servers(), "connected to Kafka");
         Ok(Self { properties, cluster })
     }
@@ -89,6 +92,23 @@ impl Log for KafkaLog {
 }
 
 impl Cluster {
+    /// Waits until a broker answers, or until it is clear that none will.
+    fn reach(&self) -> KafkaResult<()> {
+        let give_up = Instant::now() + CONNECT_WITHIN;
+        loop {
+            let Err(error) = self.client.fetch_metadata(Some("tidemark"), REFUSED_AFTER) else { return Ok(()) };
+            // Events are served by polling only; one call may bring but one of them.
+            let heard = Instant::now() + SAID_WITHIN;
+            while Instant::now() < heard {
+                drop(self.client.poll(SAID_WITHIN / 10));
+            }
+            let is_refused = self.client.context().last_words().is_some_and(|said| errors::is_refusal(&said));
+            if is_refused || Instant::now() >= give_up {
+                return Err(error);
+            }
+        }
+    }
+
     /// Returns the number of partitions, or 0 when there is no such topic. Waits while one of them has no leader: then the cluster is
     /// not what it will be, and the number of the others would be taken for another topic's.
     pub(super) fn partitions(&self, topic: &str) -> Result<u32, LogError> {

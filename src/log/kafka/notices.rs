@@ -77,7 +77,9 @@ impl Notices {
             return;
         }
         tracing::warn!(client = self.client, "{error}: {reason}");
-        self.keep(reason.to_owned());
+        // That no broker is up is what was said before it, told again.
+        let is_told = error.rdkafka_error_code() == Some(rdkafka::error::RDKafkaErrorCode::AllBrokersDown);
+        self.keep(self.last_words().filter(|_| is_told).unwrap_or_else(|| reason.to_owned()));
     }
 }
 
@@ -117,6 +119,18 @@ mod tests {
         notices.clear();
         notices.line(RDKafkaLogLevel::Info, "FAIL", "disconnected with one request in flight");
         assert!(notices.last_words().is_some());
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_not_lost_when_no_broker_is_left() {
+        let notices = Notices::new("test");
+        let down = KafkaError::Global(rdkafka::error::RDKafkaErrorCode::AllBrokersDown);
+        notices.fault(&down, "1/1 brokers are down");
+        assert_eq!(notices.last_words().as_deref(), Some("1/1 brokers are down"));
+        notices.clear();
+        notices.line(RDKafkaLogLevel::Error, "FAIL", "wrong password");
+        notices.fault(&down, "1/1 brokers are down");
+        assert_eq!(notices.last_words().as_deref(), Some("FAIL: wrong password"));
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Properties {
             .set("client.id", "tidemark")
             .set("bootstrap.servers", &servers)
             .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
-            .set("reconnect.backoff.ms", "50")
+            // While somebody waits for a broker, librdkafka tries after half of this, whatever its own back-off says.
+            .set("reconnect.backoff.ms", "500")
             .set("reconnect.backoff.max.ms", "1000")
             // A lost connection with one request in flight is said at this level.
             .set_log_level(RDKafkaLogLevel::Info);

@@ -34,9 +34,13 @@ pub(super) struct Decoder {
     normaliser: Normaliser,
     id_is_key: bool,
     skip: Skip,
+    /// As it was at the beginning.
+    first_skip: Skip,
     token: Bytes,
     time: ClusterTime,
     index: u32,
+    /// Whether the place has moved since the beginning.
+    has_moved: bool,
     pub(super) unreadable: Unreadable,
     /// The token of an invalidate: the stream ended with it.
     pub(super) invalidated: Option<Bytes>,
@@ -95,7 +99,18 @@ impl Decoder {
             Place::Stream { token, time, index } => (token.clone(), *time, *index),
             Place::Rows(_) => (Bytes::new(), (0, 0), 0),
         };
-        Self { normaliser, id_is_key, skip, token, time, index, unreadable: Unreadable::default(), invalidated: None }
+        Self {
+            normaliser,
+            id_is_key,
+            first_skip: skip.clone(),
+            skip,
+            token,
+            time,
+            index,
+            has_moved: false,
+            unreadable: Unreadable::default(),
+            invalidated: None,
+        }
     }
 
     pub(super) fn normaliser(&self) -> &Normaliser {
@@ -122,8 +137,7 @@ impl Decoder {
         if self.is_skipped(token, parts.time) {
             return Ok(None);
         }
-        self.index = if parts.time == self.time { self.index.saturating_add(1) } else { 1 };
-        (self.token, self.time) = (Bytes::copy_from_slice(token.as_bytes()), parts.time);
+        self.move_to(token, parts.time);
         let transition = match parts.operation {
             "insert" => Transition::Insert,
             "update" => Transition::Update,
@@ -148,6 +162,43 @@ impl Decoder {
             ticket.transition = transition;
         }
         Ok(Some(Event::Ticket { normalised, after: self.place() }))
+    }
+
+    fn move_to(&mut self, token: &RawDocument, time: ClusterTime) {
+        self.index = if time == self.time { self.index.saturating_add(1) } else { 1 };
+        (self.token, self.time, self.has_moved) = (Bytes::copy_from_slice(token.as_bytes()), time, true);
+    }
+
+    /// Returns the token of the last event or reply that was taken; `None` while nothing was.
+    pub(super) fn taken(&self) -> Option<Bytes> {
+        self.has_moved.then(|| self.token.clone())
+    }
+
+    /// The stream begins once more where it began: what was passed over comes again.
+    pub(super) fn begin_again(&mut self) {
+        self.skip = self.first_skip.clone();
+    }
+
+    /// Takes an event of which the server tells no more than its key and that it is larger than it can send: a dead letter, unless
+    /// it is to be passed over. Returns its token, too.
+    pub(super) fn too_large(&mut self, event: &RawDocument, bytes: u64) -> Result<(Bytes, Option<Event>), NotAReply> {
+        let parts = parts(event)?;
+        let token = parts.token.ok_or_else(|| NotAReply("an event without a resume token".to_owned()))?;
+        let its = Bytes::copy_from_slice(token.as_bytes());
+        if self.is_skipped(token, parts.time) {
+            return Ok((its, None));
+        }
+        self.move_to(token, parts.time);
+        let is_completed = parts.operation == "update" || parts.document.is_some_and(|document| self.normaliser.is_completed(document));
+        if !is_completed {
+            return Ok((its, Some(Event::Idle { after: self.place() })));
+        }
+        let of_document = parts.document.and_then(|document| self.normaliser.id_from_bson(document));
+        let id = of_document.or_else(|| parts.key.filter(|_| self.id_is_key).and_then(id_of));
+        let key = parts.key.and_then(id_of).map_or_else(|| "unreadable".to_owned(), |id| id.json().to_owned());
+        let detail = format!("the event of the document with _id {key} has {bytes} bytes, and MongoDB sends no more than 16 MB");
+        let letter = DeadLetter::bare(id, DeadReason::TooLarge, detail);
+        Ok((its, Some(Event::Ticket { normalised: Normalised::Dead(Box::new(letter)), after: self.place() })))
     }
 
     fn is_skipped(&mut self, token: &RawDocument, time: ClusterTime) -> bool {
@@ -184,7 +235,7 @@ impl Decoder {
         if time > self.time {
             (self.time, self.index) = (time, 0);
         }
-        self.token = Bytes::copy_from_slice(token.as_bytes());
+        (self.token, self.has_moved) = (Bytes::copy_from_slice(token.as_bytes()), true);
         Some(Event::Idle { after: self.place() })
     }
 }

@@ -4,27 +4,30 @@
 //! thread beside it looks up what updates left out and decodes. Both channels are bounded: a slow log slows the cursor.
 //! Whatever fails is said once; the tail then opens the source again, from its position, with a new client.
 
+mod cursor;
 mod decode;
 mod history;
+mod oplog;
+mod oversize;
 mod pipeline;
+mod words;
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use futures_util::StreamExt;
+use mongodb::Client;
 use mongodb::options::ClientOptions;
 use mongodb::raw_batch_cursor::RawBatch;
-use mongodb::{Client, Collection};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 
+use self::cursor::{From, Stream, Unread, View, within};
 use self::decode::{Decoder, NotAReply, Skip, Versions};
+pub use self::words::said;
 use super::normalise::{Normaliser, Unreadable};
 use super::position::hex;
 use super::source::{ClusterTime, Event, HistoryPlace, Opened, Place, Resume, Source, SourceError, count_unreadable};
@@ -51,6 +54,8 @@ const SELECTION: Duration = Duration::from_secs(5);
 const HISTORY_AWAIT: Duration = Duration::from_millis(50);
 /// The same otherwise, which is what the server does by itself.
 const AWAIT: Duration = Duration::from_secs(1);
+/// A member that has just been elected may be behind for a moment; a position this much later than the server's time is of another.
+const AHEAD_SECONDS: u32 = 60;
 
 /// Returns the stages after `$changeStream`, which the server runs: what may have completed, and nothing but the spec's fields.
 #[must_use]
@@ -76,6 +81,8 @@ pub struct MongoSource {
     rest: VecDeque<Event>,
     /// Failures since the last event.
     failures: u32,
+    watches_oplog: bool,
+    watcher: Option<oplog::Watcher>,
 }
 
 /// What the server says about itself and the collection.
@@ -111,17 +118,41 @@ impl MongoSource {
             reading: None,
             rest: VecDeque::new(),
             failures: 0,
+            watches_oplog: false,
+            watcher: None,
         })
+    }
+
+    /// Warns, while it is open, when half of the oplog has passed what was read.
+    #[must_use]
+    pub fn watching_oplog(mut self) -> Self {
+        self.watches_oplog = true;
+        self
+    }
+
+    /// Where the stream has been read to, for the one who watches the oplog.
+    fn has_read(&mut self, place: &Place) {
+        let Some((seconds, _)) = place.time().filter(|_| self.watches_oplog) else { return };
+        if let Some(watcher) = &self.watcher {
+            watcher.has_read(seconds);
+            return;
+        }
+        match oplog::Watcher::start(self.runtime.clone(), self.uri.clone(), seconds) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => tracing::warn!(%error, "the oplog is not watched: no thread can be had"),
+        }
     }
 
     fn stages(&self) -> Vec<Document> {
         pipeline::stages(&self.spec, &self.normaliser.paths())
     }
 
+    /// Returns what is read: set and collection by name, then a hash of all that the meaning of a token depends on.
     fn fingerprint(&self, facts: &Facts) -> String {
         let stages = self.stages();
         let whole = format!("{} {} {} {} {stages:?}", facts.set, self.database, facts.uuid, self.spec.fingerprint());
-        hex(&Sha256::digest(whole)[..8])
+        let hash = hex(&Sha256::digest(whole)[..8]);
+        format!("{} {}.{} {hash}", facts.set, self.database, self.spec.source.collection)
     }
 
     async fn connect(uri: &SecretString) -> mongodb::error::Result<Client> {
@@ -183,11 +214,13 @@ impl Source for MongoSource {
             );
         }
         let fingerprint = self.fingerprint(&facts);
-        let (opened, skip) = begin(from, &facts, fingerprint, self.start);
+        let begun = begin(from, &facts, fingerprint, self.start);
+        let (opened, skip) = begun.map_err(|reason| SourceError::Refused { doing: doing.clone(), reason })?;
         let decoder = Decoder::new(self.normaliser.clone(), is_id(&self.spec), &opened.place, skip.clone());
         let mut stream = Stream {
             collection: client.database(&self.database).collection(&self.spec.source.collection),
             stages: self.stages(),
+            sizes: pipeline::sizes(&self.spec),
             has_images: facts.has_images,
             batch_rows: self.batch_rows,
             wait: if opened.history.is_some() { HISTORY_AWAIT } else { AWAIT },
@@ -197,24 +230,26 @@ impl Source for MongoSource {
             answers: 0,
             doing,
             replies: None,
+            refused: None,
         };
         let from = match &opened.place {
             Place::Stream { token, .. } if !token.is_empty() && skip == Skip::Nothing => From::Token(token.clone()),
             Place::Stream { time, .. } => From::Time(*time),
             Place::Rows(_) => From::Time(facts.operation_time),
         };
-        stream.open(&from).map_err(|error| match error {
+        stream.open(&from, View::Whole).map_err(|error| match error {
             SourceError::Forgotten { doing, reason, .. } => SourceError::Forgotten { doing, reason, present: facts.operation_time },
             other => other,
         })?;
         let (sender, receiver) = crossbeam_channel::bounded(WAITING);
-        let reader = Reader { stream, client, decoder, spec: self.spec.clone(), out: sender };
+        let reader = Reader { stream, client, decoder, spec: self.spec.clone(), opened_from: from, out: sender };
         let history = opened.history.clone();
         std::thread::Builder::new()
             .name("tail-decode".to_owned())
             .spawn(move || reader.run(history))
             .map_err(|error| SourceError::Unavailable { doing: "starting the decoding thread".to_owned(), reason: error.to_string() })?;
         self.reading = Some(receiver);
+        self.has_read(&opened.place);
         Ok(opened)
     }
 
@@ -250,8 +285,17 @@ impl Source for MongoSource {
                 }
             }
             into.extend(self.rest.drain(..missing.min(self.rest.len())));
+            if let Some(Event::Ticket { after, .. } | Event::Idle { after }) = into.last() {
+                self.has_read(&after.clone());
+            }
         }
         Ok(())
+    }
+
+    fn close(&mut self) {
+        self.reading = None;
+        self.rest.clear();
+        self.watcher = None;
     }
 }
 
@@ -260,8 +304,38 @@ fn is_id(spec: &Spec) -> bool {
     spec.ticket.id.names() == ["_id"]
 }
 
+/// Returns set and collection in a fingerprint; `None` in one of a time when it had the hash only.
+fn named(fingerprint: &str) -> Option<&str> {
+    fingerprint.rsplit_once(' ').map(|(name, _)| name)
+}
+
 /// Decides where to begin, and what to pass over.
-fn begin(from: Option<&Resume>, facts: &Facts, fingerprint: String, start: Start) -> (Opened, Skip) {
+///
+/// # Errors
+/// Why the position is not one of this collection, and what to do.
+fn begin(from: Option<&Resume>, facts: &Facts, fingerprint: String, start: Start) -> Result<(Opened, Skip), String> {
+    if let Some(from) = from {
+        let (theirs, ours) = (named(&from.fingerprint), named(&fingerprint));
+        if theirs.is_some() && theirs != ours {
+            return Err(format!(
+                "the position is one in {}, and this is {}: give it another kafka.topic_prefix, or go back to the one that was read before",
+                theirs.unwrap_or_default(),
+                ours.unwrap_or_default()
+            ));
+        }
+        let ahead = from.place.time().filter(|time| time.0 > facts.operation_time.0.saturating_add(AHEAD_SECONDS));
+        if let Some((seconds, _)) = ahead {
+            return Err(format!(
+                "the position's time, {seconds} s since 1970, is later than the server's time, {} s: this is another cluster, or an older \
+                 state of it; give it another kafka.topic_prefix",
+                facts.operation_time.0
+            ));
+        }
+    }
+    Ok(begin_there(from, facts, fingerprint, start))
+}
+
+fn begin_there(from: Option<&Resume>, facts: &Facts, fingerprint: String, start: Start) -> (Opened, Skip) {
     let Some(from) = from else {
         // All that committed at or before the operation time is history.
         let place = Place::Stream { token: bytes::Bytes::new(), time: facts.operation_time, index: u32::MAX };
@@ -281,151 +355,14 @@ fn begin(from: Option<&Resume>, facts: &Facts, fingerprint: String, start: Start
     (Opened { place: from.place.clone(), fingerprint, history: from.history.clone() }, skip)
 }
 
-/// Turns a driver's error into what the tail has to do about it.
-fn failed(doing: &str, error: &mongodb::error::Error) -> SourceError {
-    let code = match error.kind.as_ref() {
-        mongodb::error::ErrorKind::Command(command) => Some(command.code),
-        _ => None,
-    };
-    let advice = match code {
-        Some(286 | 136) => {
-            // Whoever knows the server's time puts it in.
-            return SourceError::Forgotten { doing: doing.to_owned(), reason: error.to_string(), present: (0, 0) };
-        }
-        Some(260 | 280) => "the position's resume token is not one of this collection",
-        Some(13) => "the user needs the privileges find, changeStream and listCollections on the collection",
-        Some(18 | 8000) => "user or password are wrong",
-        Some(40_573) => "change streams need a replica set",
-        Some(47) => "a post-image that is required is missing",
-        Some(10_334) => "an event is larger than 16 MB",
-        Some(9 | 40_324 | 16_410 | 31_249 | 31_250 | 51_091) => "the spec's paths cannot be asked for",
-        _ => match error.kind.as_ref() {
-            mongodb::error::ErrorKind::Authentication { .. } => "user or password are wrong",
-            mongodb::error::ErrorKind::InvalidArgument { .. } => "the connection string or an option is wrong",
-            _ => return SourceError::Unavailable { doing: doing.to_owned(), reason: error.to_string() },
-        },
-    };
-    SourceError::Refused { doing: doing.to_owned(), reason: format!("{advice} ({error})") }
-}
-
-fn silent(doing: &str, patience: Duration) -> SourceError {
-    SourceError::Unavailable { doing: doing.to_owned(), reason: format!("the server has been silent for {} s", patience.as_secs()) }
-}
-
-/// Waits for the driver, but not for ever: it has no socket time-out. What was waited for must then be thrown away.
-fn within<T>(
-    runtime: &Runtime,
-    patience: Duration,
-    doing: &str,
-    future: impl Future<Output = mongodb::error::Result<T>>,
-) -> Result<T, SourceError> {
-    match runtime.block_on(async { tokio::time::timeout(patience, future).await }) {
-        Ok(result) => result.map_err(|error| failed(doing, &error)),
-        Err(_) => Err(silent(doing, patience)),
-    }
-}
-
-/// Where a cursor begins.
-enum From {
-    Token(bytes::Bytes),
-    Time(ClusterTime),
-}
-
-/// The cursor, and the task that owns it.
-struct Stream {
-    collection: Collection<RawDocumentBuf>,
-    stages: Vec<Document>,
-    has_images: bool,
-    batch_rows: u32,
-    wait: Duration,
-    runtime: Arc<Runtime>,
-    patience: Duration,
-    /// How long it may be silent once it has answered twice: the first answer only opens, and behind the second may be a long oplog.
-    alive: Duration,
-    answers: u64,
-    doing: String,
-    replies: Option<Replies>,
-}
-
-/// What the task sends; the task ends when this is dropped.
-struct Replies {
-    receiver: mpsc::Receiver<mongodb::error::Result<RawBatch>>,
-    task: tokio::task::AbortHandle,
-}
-
-impl Drop for Replies {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Stream {
-    fn open(&mut self, from: &From) -> Result<(), SourceError> {
-        self.replies = None;
-        self.answers = 0;
-        let mut change_stream = Document::new();
-        match from {
-            From::Token(token) => {
-                let token = RawDocument::from_bytes(token).ok().and_then(|token| Document::try_from(token).ok());
-                change_stream.insert("startAfter", token);
-            }
-            From::Time((time, increment)) => {
-                change_stream.insert("startAtOperationTime", Timestamp { time: *time, increment: *increment });
-            }
-        }
-        if self.has_images {
-            change_stream.insert("fullDocument", "whenAvailable");
-            change_stream.insert("fullDocumentBeforeChange", "whenAvailable");
-        }
-        let mut stages = vec![doc! { "$changeStream": change_stream }];
-        stages.extend(self.stages.iter().cloned());
-        let aggregate = self.collection.aggregate(stages).batch_size(self.batch_rows).max_await_time(self.wait);
-        let mut cursor = self.block_on(async move { aggregate.batch().await })?;
-        let (sender, receiver) = mpsc::channel(WAITING);
-        let task = self.runtime.spawn(async move {
-            while let Some(reply) = cursor.next().await {
-                let is_error = reply.is_err();
-                if sender.send(reply).await.is_err() || is_error {
-                    break;
-                }
-            }
-        });
-        self.replies = Some(Replies { receiver, task: task.abort_handle() });
-        Ok(())
-    }
-
-    fn block_on<T>(&self, future: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, SourceError> {
-        within(&self.runtime, self.patience, &self.doing, future)
-    }
-
-    fn unavailable(&self, reason: &str) -> SourceError {
-        SourceError::Unavailable { doing: self.doing.clone(), reason: reason.to_owned() }
-    }
-
-    fn next(&mut self) -> Result<RawBatch, SourceError> {
-        let Some(replies) = &mut self.replies else {
-            return Err(self.unavailable("it is not open"));
-        };
-        let patience = if self.answers > 1 { self.alive } else { self.patience };
-        let next = self.runtime.block_on(async { tokio::time::timeout(patience, replies.receiver.recv()).await });
-        match next {
-            Ok(Some(Ok(batch))) => {
-                self.answers += 1;
-                Ok(batch)
-            }
-            Ok(Some(Err(error))) => Err(failed(&self.doing, &error)),
-            Ok(None) => Err(self.unavailable("the server closed it")),
-            Err(_) => Err(silent(&self.doing, patience)),
-        }
-    }
-}
-
 /// The thread that decodes.
 struct Reader {
     stream: Stream,
     client: Client,
     decoder: Decoder,
     spec: Arc<Spec>,
+    /// Where the cursor began, while nothing has come of it.
+    opened_from: From,
     out: Sender<Result<Vec<Event>, SourceError>>,
 }
 
@@ -469,16 +406,38 @@ impl Reader {
 
     /// Takes one reply through: looks up, decodes, sends.
     fn forward(&mut self) -> Result<(), Ended> {
-        let reply = self.stream.next()?;
-        let events = self.decode(&reply)?;
+        match self.stream.next() {
+            Ok(reply) => self.take(&reply),
+            Err(Unread::TooLarge(refusal)) => self.pass_too_large(refusal),
+            Err(Unread::Failed(error)) => Err(error.into()),
+        }
+    }
+
+    fn take(&mut self, reply: &RawBatch) -> Result<(), Ended> {
+        let events = self.decode(reply)?;
         self.send(events)?;
         self.count(&self.decoder.unreadable);
         self.decoder.unreadable.clear();
         if let Some(token) = self.decoder.invalidated.take() {
             tracing::warn!("the collection was dropped or renamed; what takes its place is followed");
-            self.stream.open(&From::Token(token))?;
+            self.open(From::Token(token), View::Whole)?;
         }
         Ok(())
+    }
+
+    fn open(&mut self, from: From, view: View) -> Result<(), SourceError> {
+        self.stream.open(&from, view)?;
+        self.opened_from = from;
+        Ok(())
+    }
+
+    /// Opens the cursor again behind the last event that was taken.
+    fn open_here(&mut self, view: View) -> Result<(), SourceError> {
+        let Some(token) = self.decoder.taken() else {
+            self.decoder.begin_again();
+            return self.open(self.opened_from.clone(), view);
+        };
+        self.open(From::Token(token), view)
     }
 
     fn decode(&mut self, reply: &RawBatch) -> Result<Vec<Event>, SourceError> {

@@ -11,19 +11,11 @@ const ABOUT_THE_COLLECTION: [&str; 4] = ["drop", "rename", "dropDatabase", "inva
 ///
 /// No stage before the projection names `fullDocument`: an event above 16 MB would stop the stream for ever (10334).
 pub(super) fn stages(spec: &Spec, paths: &[&Path]) -> Vec<Document> {
-    let completed: Vec<Bson> = spec.ticket.completed.iter().map(|status| Bson::from(status.as_str())).collect();
-    let mut other: Vec<&str> = vec!["insert", "replace"];
-    other.extend(ABOUT_THE_COLLECTION);
+    let completed = completed(spec);
     let mut project = doc! { "operationType": 1, "clusterTime": 1, "documentKey._id": 1 };
     project.extend(projection(paths, "fullDocument."));
     project.extend(projection(&[&spec.ticket.status], "fullDocumentBeforeChange."));
-    let mut stages = vec![
-        doc! { "$match": { "$or": [
-            { "operationType": { "$in": other } },
-            { "operationType": "update", "$or": set_by_update(&spec.ticket.status, &completed) },
-        ] } },
-        doc! { "$project": project },
-    ];
+    let mut stages = vec![may_complete(spec, &completed), doc! { "$project": project }];
     if let Some(status) = dotted(&spec.ticket.status) {
         stages.push(doc! { "$match": { "$or": [
             { "operationType": { "$nin": ["insert", "replace"] } },
@@ -31,6 +23,31 @@ pub(super) fn stages(spec: &Spec, paths: &[&Path]) -> Vec<Document> {
         ] } });
     }
     stages
+}
+
+/// Returns stages that bring no more of each event than its place, its key, the ticket's id and status, and in `bytes` how large it
+/// is. The first stage is that of [`stages`]: an event of one stream is one of the other.
+pub(super) fn sizes(spec: &Spec) -> Vec<Document> {
+    let bytes: Vec<Document> = ["$fullDocument", "$fullDocumentBeforeChange", "$updateDescription"]
+        .iter()
+        .map(|part| doc! { "$bsonSize": { "$ifNull": [part, {}] } })
+        .collect();
+    let mut project = doc! { "operationType": 1, "clusterTime": 1, "documentKey._id": 1, "bytes": { "$add": bytes } };
+    project.extend(projection(&[&spec.ticket.id, &spec.ticket.status], "fullDocument."));
+    vec![may_complete(spec, &completed(spec)), doc! { "$project": project }]
+}
+
+fn completed(spec: &Spec) -> Vec<Bson> {
+    spec.ticket.completed.iter().map(|status| Bson::from(status.as_str())).collect()
+}
+
+fn may_complete(spec: &Spec, completed: &[Bson]) -> Document {
+    let mut other: Vec<&str> = vec!["insert", "replace"];
+    other.extend(ABOUT_THE_COLLECTION);
+    doc! { "$match": { "$or": [
+        { "operationType": { "$in": other } },
+        { "operationType": "update", "$or": set_by_update(&spec.ticket.status, completed) },
+    ] } }
 }
 
 /// The ways in which an update can have set the status: whole, or by a dotted name that is one name in `updatedFields`.

@@ -156,6 +156,15 @@ impl Normaliser {
         bson::walk(&self.paths, ROOT, document, slots).is_ok() && self.has_completed_status(slots)
     }
 
+    /// Returns a document's id, where it has a readable one.
+    #[must_use]
+    pub fn id_from_bson(&self, document: &RawDocument) -> Option<TicketId> {
+        let mut room = Room::new();
+        let slots = room.slots(&self.paths);
+        bson::walk(&self.paths, ROOT, document, slots).ok()?;
+        self.id(slots).ok()
+    }
+
     /// Reads a line of NDJSON: plain or extended JSON. `line` is its number, from 1, for the dead letter's position.
     pub fn from_json(&self, json: &[u8], line: u64, unreadable: &mut Unreadable) -> Normalised {
         let mut room = Room::new();

@@ -95,7 +95,7 @@ impl Normaliser {
         })
     }
 
-    fn id<'a, F: Found<'a>>(&self, slots: &Slots<F>) -> Result<TicketId, Fault> {
+    pub(super) fn id<'a, F: Found<'a>>(&self, slots: &Slots<F>) -> Result<TicketId, Fault> {
         let path = &self.spec.ticket.id;
         let found = slots[self.places.id].ok_or_else(|| (DeadReason::BadId, format!("{path} is absent")))?;
         let scalar = found.scalar();
