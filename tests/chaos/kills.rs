@@ -11,7 +11,7 @@ use crate::support::{Deployment, kafka};
 /// Parts of the stream; processes are killed while each of them flows.
 const ROUNDS: usize = 8;
 /// Kills of the test that every change has to pass.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 5;
 
 struct Run<'r> {
     /// The stage and the place that this seed aims at: so many seeds as there are places aim at all of them.
