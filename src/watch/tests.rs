@@ -235,14 +235,18 @@ struct Gated {
 }
 
 impl Gated {
-    fn shut(world: &World, id: &'static str) -> (Self, Context) {
+    fn new(world: &World, id: &'static str) -> (Self, Context) {
         Self::narrow(world, id, usize::MAX)
     }
 
     fn narrow(world: &World, id: &'static str, most: usize) -> (Self, Context) {
-        let gated = Self { log: world.log.clone(), id, most, gate: Arc::default() };
+        let gated = Self { log: world.log.clone(), id, most, gate: Arc::new((std::sync::Mutex::new(true), std::sync::Condvar::new())) };
         let context = Context { log: Arc::new(gated.clone()), ..world.context.clone() };
         (gated, context)
+    }
+
+    fn shut(&self) {
+        *self.gate.0.lock().unwrap() = false;
     }
 
     fn open(&self) {
@@ -304,16 +308,20 @@ fn work(watch: &mut Watch<'_>, so: impl Fn(&Watch<'_>) -> bool) {
 
 /// Lets a watcher work until one transaction waits at the gate and the next holds something; none of it is visible then.
 #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime, the closure of any")]
-fn fill_both(world: &mut World, watch: &mut Watch<'_>, first: &[Event], second: &[Event]) {
-    work(watch, |watch| watch.ends_at.is_some() && watch.partitions.len() == world.chains.len());
-    // A look at the ends waits for the transaction under way: none is due while that one waits at the gate.
+fn fill_both(world: &mut World, watch: &mut Watch<'_>, gate: &Gated, story: &[Event]) {
+    // Whoever looks for a baseline, or at the ends, waits for the transaction under way: that is done before the gate is shut.
+    world.feed_all(&story[..60]);
+    world.catch_up(watch);
+    assert!(!watch.known.is_empty(), "the first baseline has come");
     watch.ends_at = Some(threads::now() + Duration::from_secs(3_600));
-    world.feed_all(first);
+    let before = world.written();
+    gate.shut();
+    world.feed_all(&story[60..120]);
     work(watch, |watch| watch.is_busy());
-    world.feed_all(second);
+    world.feed_all(&story[120..]);
     work(watch, |watch| watch.filling.taken > 0);
     assert!(watch.is_busy(), "the first is still under way");
-    assert!(world.written().iter().all(Vec::is_empty), "nothing is committed");
+    assert_eq!(world.written(), before, "nothing is committed");
 }
 
 fn all(reader: &mut dyn Reader, topic: &str, partition: u32) -> Vec<Delivered> {
@@ -511,9 +519,9 @@ fn the_next_transaction_is_filled_while_one_is_committed() {
     let story = story();
     let expected = told(2, &story).written();
     let mut world = World::new(2);
-    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let (gate, context) = Gated::new(&world, "t.watch.a");
     let mut watch = Watch::new(&context).unwrap();
-    fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+    fill_both(&mut world, &mut watch, &gate, &story[..200]);
     gate.open();
     world.feed_all(&story[200..]);
     world.catch_up(&mut watch);
@@ -547,9 +555,9 @@ fn a_failure_drops_what_was_filled_meanwhile() {
     let expected = told(2, &story).written();
     for fault in [Fault::Abort, Fault::UnknownVisible, Fault::UnknownLost, Fault::Torn { visible: 20 }, Fault::Hang, Fault::Fence] {
         let mut world = World::new(2);
-        let (gate, context) = Gated::shut(&world, "t.watch.a");
+        let (gate, context) = Gated::new(&world, "t.watch.a");
         let mut watch = Watch::new(&context).unwrap();
-        fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+        fill_both(&mut world, &mut watch, &gate, &story[..200]);
         world.log.inject("t.watch.a", 0, fault);
         gate.open();
         world.feed_all(&story[200..]);
@@ -564,9 +572,9 @@ fn partitions_that_are_revoked_while_a_transaction_is_under_way_are_the_next_own
     let story = story();
     let expected = told(3, &story).written();
     let mut world = World::new(3);
-    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let (gate, context) = Gated::new(&world, "t.watch.a");
     let mut one = Watch::new(&context).unwrap();
-    fill_both(&mut world, &mut one, &story[..100], &story[100..200]);
+    fill_both(&mut world, &mut one, &gate, &story[..200]);
     let mut other = world.context.clone();
     other.config = Arc::new(Config { instance: "b".to_owned(), ..(*world.context.config).clone() });
     let mut two = Watch::new(&other).unwrap();
@@ -591,9 +599,9 @@ fn a_partition_is_restored_after_the_outcome_of_what_is_under_way() {
     let story = story();
     let expected = told(2, &story).written();
     let mut world = World::new(2);
-    let (gate, context) = Gated::shut(&world, "t.watch.a");
+    let (gate, context) = Gated::new(&world, "t.watch.a");
     let mut watch = Watch::new(&context).unwrap();
-    fill_both(&mut world, &mut watch, &story[..100], &story[100..200]);
+    fill_both(&mut world, &mut watch, &gate, &story[..200]);
     watch.drop_partition(0);
     watch.wanting.insert(0);
     assert_eq!(watch.filling.taken, 0);
@@ -613,8 +621,7 @@ fn a_transaction_that_is_too_large_is_halved_until_it_fits() {
     let story = story();
     let expected = told(1, &story).written();
     let mut world = World::new(1);
-    let (gate, context) = Gated::narrow(&world, "t.watch.a", 16);
-    gate.open();
+    let (_, context) = Gated::narrow(&world, "t.watch.a", 16);
     world.feed_all(&story);
     let mut watch = Watch::new(&context).unwrap();
     world.catch_up(&mut watch);
@@ -622,8 +629,7 @@ fn a_transaction_that_is_too_large_is_halved_until_it_fits() {
     drop(watch);
     assert_eq!(world.written(), expected);
     let mut world = World::new(1);
-    let (gate, context) = Gated::narrow(&world, "t.watch.a", 0);
-    gate.open();
+    let (_, context) = Gated::narrow(&world, "t.watch.a", 0);
     world.feed(&Event::Ticket(ticket(&spec(), 1, T0)));
     assert!(matches!(run(&context), Err(WatchError::TooLarge { .. })), "one record that does not fit is said");
 }
