@@ -286,7 +286,7 @@ impl Source for MongoSource {
             }
             into.extend(self.rest.drain(..missing.min(self.rest.len())));
             if let Some(Event::Ticket { after, .. } | Event::Idle { after }) = into.last() {
-                self.has_read(&after.clone());
+                self.has_read(after);
             }
         }
         Ok(())
