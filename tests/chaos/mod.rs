@@ -10,5 +10,6 @@ mod flow;
 mod kafka;
 mod kills;
 mod late_end;
+mod operators;
 mod soak;
 mod zombies;
