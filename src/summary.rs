@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use self::decimal::Decimal;
 use crate::ticket::{Control, Mark};
 
+/// Counts that a reader makes room for at most, in all slices of one record: empty cells are not written, so a short text can ask for
+/// any number of them. A full record of hourly slices has some hundred thousand.
+pub const MOST_CELLS: usize = 1 << 25;
+
 /// One record of `summaries`: what one partition knew at one mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -23,6 +27,7 @@ pub struct Summary {
     /// The mark.
     pub mark: Mark,
     /// Slices that changed since the last mark, whole (they replace what was said before), oldest first.
+    #[serde(deserialize_with = "sparse::read_slices")]
     pub slices: Vec<Slice>,
     /// Control records passed since the last mark, marks aside, in order.
     pub controls: Vec<Control>,
@@ -237,10 +242,17 @@ pub mod decimal {
 
 /// Counts without what is 0, which in a slice is nearly all: how many bins there are, then the cells that are not empty.
 mod sparse {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::fmt;
 
-    /// Bins that a reader makes room for at most.
+    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+    use serde::{Deserialize, Serialize, Serializer};
+
+    use super::{MOST_CELLS, Slice};
+
+    /// Bins of one row that a reader makes room for at most.
     const MOST: usize = 65_536;
+    /// The same of all rows of one slice.
+    const MOST_OF_ROWS: usize = 1 << 20;
 
     /// `bins` gives the shape, `cells` what is in it.
     #[derive(Serialize, Deserialize)]
@@ -293,6 +305,7 @@ mod sparse {
         D: Deserializer<'de>,
     {
         let Sparse { bins, cells } = Sparse::<Vec<usize>, Vec<(usize, usize, W)>>::deserialize(deserializer)?;
+        within(bins.iter().fold(0, |sum: usize, &bins| sum.saturating_add(bins)), MOST_OF_ROWS)?;
         let mut rows = bins.into_iter().map(zeros).collect::<Result<Vec<Vec<T>>, _>>()?;
         for (column, bin, number) in cells {
             *cell(cell(&mut rows, column)?, bin)? = number.into();
@@ -301,10 +314,35 @@ mod sparse {
     }
 
     fn zeros<T: Clone + Default, E: Error>(bins: usize) -> Result<Vec<T>, E> {
-        if bins > MOST {
-            return Err(E::custom(format!("{bins} bins; {MOST} are the most")));
-        }
+        within(bins, MOST)?;
         Ok(vec![T::default(); bins])
+    }
+
+    fn within<E: Error>(bins: usize, most: usize) -> Result<(), E> {
+        if bins > most { Err(E::custom(format!("{bins} bins; {most} are the most"))) } else { Ok(()) }
+    }
+
+    /// Reads slices until they have too many cells.
+    pub(super) fn read_slices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Slice>, D::Error> {
+        struct Slices;
+        impl<'de> Visitor<'de> for Slices {
+            type Value = Vec<Slice>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("slices")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Slice>, A::Error> {
+                let (mut slices, mut cells) = (Vec::new(), 0);
+                while let Some(slice) = seq.next_element::<Slice>()? {
+                    let columns: usize = slice.columns.iter().map(Vec::len).sum();
+                    let errors: usize = slice.error_by.iter().map(Vec::len).sum();
+                    cells += columns + errors + slice.spread.len() + slice.target.len();
+                    within(cells, MOST_CELLS)?;
+                    slices.push(slice);
+                }
+                Ok(slices)
+            }
+        }
+        deserializer.deserialize_seq(Slices)
     }
 
     fn cell<T, E: Error>(cells: &mut [T], index: usize) -> Result<&mut T, E> {
@@ -359,5 +397,21 @@ mod tests {
         assert!(refused(r#""columns":{"bins":[1],"cells":[[1,0,1]]}"#).contains("cell 1 of 1"));
         assert!(refused(r#""error_by":{"bins":[1],"cells":[[0,0,"1.5"]]}"#).contains("invalid digit"));
         refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);
+        let many = vec!["65536"; 100].join(",");
+        assert!(refused(&format!(r#""columns":{{"bins":[{many}],"cells":[]}}"#)).contains("6553600 bins; 1048576 are the most"));
+    }
+
+    #[test]
+    fn a_short_record_does_not_make_room_for_gigabytes() {
+        let slice = r#"{"start_ms":0,"rows":0,"target":{"bins":65536,"cells":[]}}"#;
+        let text = |slices: usize| {
+            format!(
+                r#"{{"spec":"s","fingerprint":"f","version":1,"partition":0,"sequence":1,"controls":[],"mark":{{"number":1,"end_ms":1,"partitions":1,"baseline":1}},"slices":[{}]}}"#,
+                vec![slice; slices].join(",")
+            )
+        };
+        assert_eq!(serde_json::from_str::<Summary>(&text(2)).unwrap().slices.len(), 2);
+        let error = serde_json::from_str::<Summary>(&text(20_000)).unwrap_err().to_string();
+        assert!(error.contains("33619968 bins; 33554432 are the most"), "{error}");
     }
 }
