@@ -6,6 +6,7 @@
 #[path = "../../tests/support/hostile.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod hostile;
+mod uncounted;
 
 use std::collections::BTreeMap;
 use std::fs;
