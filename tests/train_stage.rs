@@ -364,7 +364,7 @@ fn an_anomaly_model_that_fails_hides_no_answer() {
 
 #[test]
 fn credentials_that_are_refused_once_lose_no_promotion() {
-    let world = World::new("locked_out_once", 1_500);
+    let world = World::new("locked_out_once", 3_000);
     world.registry.locked_out.store(1, Ordering::SeqCst);
     let running = world.start();
     let answer = world.answered(1);
