@@ -129,6 +129,18 @@ pub fn micros(abs: f64) -> i128 {
 }
 
 impl Slice {
+    /// Whether the sums of a window of slices like this one stay within their types. Every slice that was counted is far from that; what
+    /// a stranger writes may be anything.
+    fn can_be_added(&self) -> bool {
+        let counts = self.columns.iter().flatten().chain(&self.target);
+        let largest = counts.fold(self.rows | self.late | self.repeats, |all, count| all | count);
+        let spread = self.spread.iter().fold(0, |all, sum| all | sum);
+        let sums = self.series.values().flat_map(|sums| [sums.abs_us, sums.log, sums.log_sq]);
+        let errors = self.error_by.iter().flatten().copied().chain(sums).fold(0, |all, sum| all | sum.unsigned_abs());
+        let rows = self.series.values().fold(0, |all, sums| all | sums.rows);
+        (largest | rows) >> 44 == 0 && spread >> 54 == 0 && errors >> 106 == 0
+    }
+
     /// Adds another's counts; both must be counted over the same bins (or this one still be empty).
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
@@ -333,6 +345,9 @@ mod sparse {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Slice>, A::Error> {
                 let (mut slices, mut cells) = (Vec::new(), 0);
                 while let Some(slice) = seq.next_element::<Slice>()? {
+                    if !slice.can_be_added() {
+                        return Err(A::Error::custom(format!("slice {} has counts that no slice has", slice.start_ms)));
+                    }
                     let columns: usize = slice.columns.iter().map(Vec::len).sum();
                     let errors: usize = slice.error_by.iter().map(Vec::len).sum();
                     cells += columns + errors + slice.spread.len() + slice.target.len();
@@ -399,6 +414,28 @@ mod tests {
         refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);
         let many = vec!["65536"; 100].join(",");
         assert!(refused(&format!(r#""columns":{{"bins":[{many}],"cells":[]}}"#)).contains("6553600 bins; 1048576 are the most"));
+    }
+
+    #[test]
+    fn counts_that_would_overflow_a_sum_are_no_summary() {
+        let read = |slice: &str| {
+            let mark = r#"{"number":1,"end_ms":1,"partitions":1,"baseline":1}"#;
+            let text = format!(
+                r#"{{"spec":"s","fingerprint":"f","version":1,"partition":0,"sequence":1,"controls":[],"mark":{mark},"slices":[{slice}]}}"#
+            );
+            serde_json::from_str::<Summary>(&text)
+        };
+        assert!(read(r#"{"start_ms":0,"rows":1000000000}"#).is_ok());
+        let large = i128::MAX;
+        for slice in [
+            r#"{"start_ms":7,"rows":18446744073709551615}"#.to_owned(),
+            r#"{"start_ms":7,"rows":1,"target":{"bins":1,"cells":[[0,18446744073709551615]]}}"#.to_owned(),
+            r#"{"start_ms":7,"rows":1,"spread":{"bins":1,"cells":[[0,18446744073709551615]]}}"#.to_owned(),
+            format!(r#"{{"start_ms":7,"rows":1,"error_by":{{"bins":[1],"cells":[[0,0,"{large}"]]}}}}"#),
+            format!(r#"{{"start_ms":7,"rows":1,"series":{{"recorded":{{"rows":1,"abs_us":"{large}","log":"0","log_sq":"0"}}}}}}"#),
+        ] {
+            assert!(read(&slice).unwrap_err().to_string().contains("slice 7 has counts that no slice has"), "{slice}");
+        }
     }
 
     #[test]
