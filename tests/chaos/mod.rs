@@ -10,4 +10,5 @@ mod flow;
 mod kafka;
 mod kills;
 mod late_end;
+mod soak;
 mod zombies;

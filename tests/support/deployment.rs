@@ -187,6 +187,13 @@ impl Process {
         parts["parts"][part]["says"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Returns a field of `/proc/PID/status` in MB (`VmRSS`, `VmHWM`); nothing when the process has ended.
+    pub(crate) fn memory_mb(&self, field: &str) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+    }
+
     /// Has the process stand still where it is.
     pub(crate) fn freeze(&self) {
         self.server.signal("STOP");
