@@ -30,6 +30,12 @@ impl Seeds {
     }
 }
 
+/// Whether `script/chaos` runs, not the tests that every change has to pass.
+pub(crate) fn is_campaign() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "script/chaos says it so")]
+    std::env::var("CHAOS_CAMPAIGN").is_ok()
+}
+
 /// The dice of a run: what they show follows from its seed.
 pub(crate) struct Dice(Xoshiro256PlusPlus);
 
