@@ -87,7 +87,7 @@ impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
         let exit = match error {
             LogError::Unavailable { .. } => Exit::Unreachable,
-            LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::HeldUp { .. } => Exit::Refused,
+            LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::HeldUp { .. } | LogError::Unseated { .. } => Exit::Refused,
         };
         Self::new(exit, error.to_string())
     }

@@ -64,7 +64,7 @@ pub fn nearest_key(wrong: &str) -> Option<String> {
 }
 
 /// librdkafka properties that exactly-once delivery rests on, and those that have a key of their own.
-pub const RESERVED_PROPERTIES: [&str; 18] = [
+pub const RESERVED_PROPERTIES: [&str; 17] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -73,7 +73,6 @@ pub const RESERVED_PROPERTIES: [&str; 18] = [
     "enable.gapless.guarantee",
     "enable.idempotence",
     "group.id",
-    "group.instance.id",
     "isolation.level",
     "max.in.flight",
     "max.in.flight.requests.per.connection",

@@ -192,6 +192,14 @@ pub enum LogError {
         /// What differs and what to do.
         reason: String,
     },
+    /// Another process took our seat in a group under the same name.
+    #[error(
+        "another process has the same instance name: it took our seat in group {group}; give each its own group.instance.id in kafka.properties"
+    )]
+    Unseated {
+        /// The group.
+        group: String,
+    },
     /// An offset that must be read is no longer there.
     #[error("{topic}[{partition}] begins at offset {low}, but offset {wanted} is needed: retention has removed it")]
     Truncated {

@@ -60,7 +60,7 @@ impl From<LogError> for Setback {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable { .. } | LogError::HeldUp { .. } => Self::Again(error.to_string()),
-            LogError::WrongTopic { .. } | LogError::Truncated { .. } => Self::Fatal(error.into()),
+            LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::Unseated { .. } => Self::Fatal(error.into()),
         }
     }
 }

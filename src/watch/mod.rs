@@ -573,7 +573,7 @@ impl<'c> Watch<'c> {
     fn survive(&mut self, trouble: Trouble) -> Result<(), WatchError> {
         let reason = match trouble {
             Trouble::TooLarge { topic, bytes } => return Err(WatchError::TooLarge { topic, bytes }),
-            Trouble::Log(source @ LogError::WrongTopic { .. }) => {
+            Trouble::Log(source @ (LogError::WrongTopic { .. } | LogError::Unseated { .. })) => {
                 return Err(WatchError::Log { topic: self.plan.topics.tickets.to_string(), source });
             }
             Trouble::Fenced => {

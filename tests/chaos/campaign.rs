@@ -22,18 +22,21 @@ pub(crate) struct Seeds {
 impl Seeds {
     /// As `script/chaos` says in the environment, else so many from 1.
     pub(crate) fn or(count: u64) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "script/chaos says it so")]
-        let said = |name: &str| std::env::var(name).ok();
         let number = |name: &str| said(name).map(|text| text.parse::<u64>().expect("a whole number"));
         let tells = said("CHAOS_STORY").is_some();
         Self { first: number("CHAOS_SEED").unwrap_or(1), count: number("CHAOS_COUNT").unwrap_or(count), tells }
     }
 }
 
+/// What `script/chaos` says in the environment.
+#[expect(clippy::disallowed_methods, reason = "there is no other way from there to here")]
+pub(crate) fn said(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Whether `script/chaos` runs, not the tests that every change has to pass.
 pub(crate) fn is_campaign() -> bool {
-    #[expect(clippy::disallowed_methods, reason = "script/chaos says it so")]
-    std::env::var("CHAOS_CAMPAIGN").is_ok()
+    said("CHAOS_CAMPAIGN").is_some()
 }
 
 /// The dice of a run: what they show follows from its seed.

@@ -153,16 +153,20 @@ pub(crate) struct Slot {
     pub(crate) instance: String,
     pub(crate) stages: &'static [&'static str],
     pub(crate) process: Option<Process>,
+    /// Whether who is started again takes its old seat in its groups at once, instead of a new one (KIP-345).
+    keeps_seat: bool,
 }
 
 impl Slot {
     fn new(instance: &str, stages: &'static [&'static str]) -> Self {
-        Self { instance: instance.to_owned(), stages, process: None }
+        Self { instance: instance.to_owned(), stages, process: None, keeps_seat: false }
     }
 
     /// Starts a process of it, with more in its environment.
     pub(crate) fn start(&self, deployment: &Deployment, environment: &[(&str, &str)]) -> Process {
-        deployment.start_with(&self.instance, &["run", "--stages", &self.stages.join(",")], environment)
+        let seat = self.keeps_seat.then_some(("TIDEMARK_KAFKA_PROPERTIES_GROUP_INSTANCE_ID", self.instance.as_str()));
+        let environment: Vec<(&str, &str)> = environment.iter().copied().chain(seat).collect();
+        deployment.start_with(&self.instance, &["run", "--stages", &self.stages.join(",")], &environment)
     }
 }
 
@@ -178,9 +182,17 @@ pub(crate) fn together(processes: usize) -> Vec<Slot> {
 
 /// Who runs the stages: one process, two that stand by for each other, or most often one a stage.
 pub(crate) fn slots(dice: &mut Dice) -> Vec<Slot> {
-    match dice.roll(4) {
+    let slots = match dice.roll(4) {
         0 => together(1),
         1 => together(2),
         _ => apart(),
-    }
+    };
+    perhaps_seated(dice, slots)
+}
+
+/// In every other run, who is started again keeps its seat.
+pub(crate) fn perhaps_seated(dice: &mut Dice, mut slots: Vec<Slot>) -> Vec<Slot> {
+    let keeps_seat = dice.roll(2) == 0;
+    slots.iter_mut().for_each(|slot| slot.keeps_seat = keeps_seat);
+    slots
 }

@@ -12,5 +12,6 @@ mod kafka;
 mod kills;
 mod late_end;
 mod overload;
+mod soak;
 mod strikes;
 mod zombies;

@@ -32,7 +32,7 @@ const SLOWLY: u64 = 2_000;
 const LIMIT: Duration = Duration::from_mins(10);
 /// MB that the process may take: what the README promises with a window of twice the campaign's burst. What it holds besides rows does
 /// not depend on how much waits: two transactions a stage, and the queues of its Kafka clients.
-const MOST_MB: u64 = 256;
+const MOST_MB: f64 = 256.0;
 
 /// The flights of March again and again, each with an id of its own, evenly over the days.
 fn ticket(number: usize, burst: usize) -> Document {
@@ -52,12 +52,6 @@ fn completed_at(number: usize, burst: usize) -> i64 {
 /// The end of the last slice that the burst ends.
 fn last_mark(burst: usize) -> i64 {
     (completed_at(burst - 20, burst) - LATENESS_MS).div_euclid(HOUR_MS) * HOUR_MS
-}
-
-fn peak_mb(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
-    peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") / 1024
 }
 
 /// How far tail is behind, in seconds, as it says itself.
@@ -150,15 +144,14 @@ fn overload(seed: u64, story: &mut Story) {
     let mut overload = Overload { process, longest_lag_s: 0.0, story };
     overload.go(&deployment, &checker, &kafka, &cable, burst);
     let Overload { process, longest_lag_s, story } = overload;
-    if process.is_alive() {
-        let peak_mb = peak_mb(&process);
+    if let Some(peak_mb) = process.memory_mb("VmHWM") {
         if peak_mb > MOST_MB {
-            story.violation(format!("the process took {peak_mb} MB, more than {MOST_MB}"));
+            story.violation(format!("the process took {peak_mb:.0} MB, more than {MOST_MB:.0}"));
         }
         let (rows, bytes) = (process.gauge("tidemark_watch_window_rows"), process.gauge("tidemark_watch_window_bytes"));
         let failed = process.metric("tidemark_tail_transactions_total{outcome=\"aborted\"}");
         story.note(format!(
-            "{burst} tickets, peak memory {peak_mb} MB, lag up to {longest_lag_s:.0} s, {failed} transactions of tail failed, \
+            "{burst} tickets, peak memory {peak_mb:.0} MB, lag up to {longest_lag_s:.0} s, {failed} transactions of tail failed, \
              {:.0} rows of {:.1} MB in the window",
             rows.unwrap_or(0.0),
             bytes.unwrap_or(0.0) / 1e6

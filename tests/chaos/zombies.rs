@@ -150,6 +150,7 @@ fn zombies(seed: u64, story: &mut Story) {
         pairs.push(dice.roll(3));
         (flow::apart(), pairs)
     };
+    let slots = flow::perhaps_seated(&mut dice, slots);
     let mut run = Run { deployment, dice, slots, had_twins: false, twins_ended: 0, completed: 0, story };
     run.go(&checker, &pairs);
     run.slots.clear();

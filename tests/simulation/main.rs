@@ -19,6 +19,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::seeds::{SHARE, Scenario, simulate, story};
 use crate::world::Tally;
 
@@ -94,15 +96,17 @@ fn all(asked: &Asked) -> u64 {
     let (next, done, tally) = (AtomicU64::new(first / SHARE), AtomicU64::new(0), Mutex::new(Tally::new()));
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..asked.jobs {
-            scope.spawn(|| {
+        for job in 0..asked.jobs {
+            let (next, done, tally, failed) = (&next, &done, &tally, &failed);
+            scope.spawn(move || {
+                stay(job);
                 loop {
                     let share = next.fetch_add(1, Ordering::Relaxed);
                     let seeds = (share * SHARE).max(first)..((share + 1) * SHARE).min(end);
                     if seeds.start >= end || asked.is_first_enough && !failed.lock().unwrap().is_empty() {
                         return;
                     }
-                    for (seed, violations) in one_share(seeds, &done, &tally) {
+                    for (seed, violations) in one_share(seeds, done, tally) {
                         println!("seed {seed} violates: {}", violations[0].lines().next().unwrap_or_default());
                         failed.lock().unwrap().push(seed);
                     }
@@ -130,6 +134,15 @@ fn all(asked: &Asked) -> u64 {
     }
     println!("{:.1} s", begun.elapsed().as_secs_f64());
     failed.len() as u64
+}
+
+/// Keeps this thread, and those that it starts, on one core: they take turns, and handing over to another core costs more than a turn.
+fn stay(job: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    let mut one = CpuSet::new();
+    one.set(cores[job % cores.len()]);
+    let _slower_and_the_same = sched_setaffinity(None, &one);
 }
 
 /// Runs the seeds of one scenario; returns those that violate something.

@@ -171,11 +171,6 @@ impl Process {
         values.reduce(|sum, value| sum + value)
     }
 
-    /// Returns the process's id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.server.pid()
-    }
-
     /// Returns the last lines of what the process said.
     pub(crate) fn last_words(&self) -> String {
         self.server.last_words()
@@ -208,6 +203,13 @@ impl Process {
         let body = self.get("/readyz").map(|(_, body)| body).unwrap_or_default();
         let parts: Value = serde_json::from_str(&body).unwrap_or_default();
         parts["parts"][part]["says"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Returns a field of `/proc/PID/status` in MB (`VmRSS`, `VmHWM`); nothing when the process has ended.
+    pub(crate) fn memory_mb(&self, field: &str) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
     }
 
     /// Has the process stand still where it is.

@@ -216,6 +216,7 @@ impl KafkaMember {
             return Ok(Vec::new());
         }
         if records.is_empty()
+            && !self.is_unseated()
             && let Some(error) = self.failure.take()
         {
             self.explain(&error)?;
@@ -245,6 +246,13 @@ impl KafkaMember {
     }
 }
 
+impl KafkaMember {
+    /// Whether another has joined by our [`group.instance.id`](super::properties).
+    fn is_unseated(&self) -> bool {
+        self.consumer.client().fatal_error().is_some_and(|(code, _)| code == Code::FencedInstanceId)
+    }
+}
+
 impl Member for KafkaMember {
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let give_up = Instant::now() + timeout;
@@ -258,6 +266,10 @@ impl Member for KafkaMember {
             let records = self.batch(fetch::whole(give_up.saturating_duration_since(Instant::now())).min(SEATED_EVERY))?;
             if !records.is_empty() {
                 return Ok(Polled::Records(records));
+            }
+            // The client is spent, and one that joins again would take the seat back: the two would do so in turns.
+            if self.is_unseated() {
+                return Err(LogError::Unseated { group: self.group.clone() });
             }
             if Instant::now() >= give_up && !self.consumer.context().has_changed() {
                 return Ok(Polled::Idle);

@@ -11,7 +11,7 @@ use crate::config;
 use crate::log::{LogError, MAX_RECORD_BYTES};
 
 /// Properties on which exactly-once rests: nobody may set them otherwise.
-const OURS: [&str; 22] = [
+const OURS: [&str; 21] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -21,7 +21,6 @@ const OURS: [&str; 22] = [
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
-    "group.instance.id",
     "group.protocol",
     "isolation.level",
     // Else a connection that is lost during a commit would go unnoticed. Those closed for idleness are not reported anyway.
@@ -37,6 +36,9 @@ const OURS: [&str; 22] = [
     "retry.backoff.ms",
     "transactional.id",
 ];
+
+/// The name by which a member of a group keeps its seat when its process is started again (KIP-345); of members alone.
+const SEAT: &str = "group.instance.id";
 
 /// Of every consumer, where the operator says nothing else.
 const CONSUMER: [(&str, &str); 6] = [
@@ -65,6 +67,8 @@ const PRODUCER: [(&str, &str); 4] = [
 #[derive(Clone)]
 pub(super) struct Properties {
     shared: ClientConfig,
+    /// [`SEAT`].
+    seat: Option<String>,
     secrets: Vec<SecretString>,
     servers: String,
     prefix: String,
@@ -92,8 +96,10 @@ impl Properties {
             }
             shared.set(name, value.expose_secret());
         }
+        let seat = shared.get(SEAT).map(str::to_owned);
+        shared.remove(SEAT);
         let secrets = config.properties.values().cloned().collect();
-        Ok(Self { shared, secrets, servers, prefix: config.topic_prefix.clone() })
+        Ok(Self { shared, seat, secrets, servers, prefix: config.topic_prefix.clone() })
     }
 
     pub(super) fn servers(&self) -> &str {
@@ -123,6 +129,9 @@ impl Properties {
         let mut config = self.consumer(group);
         // Eager: a new generation begins only after every member has heard that the old one is over.
         config.set("partition.assignment.strategy", "range");
+        if let Some(seat) = &self.seat {
+            config.set(SEAT, seat);
+        }
         self.build(&config, context)
     }
 
