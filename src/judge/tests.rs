@@ -645,10 +645,10 @@ fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
     let [whole, mut run] = [Run::new(), Run::new()];
     let slow = SlowLog::new(&run.log, 20);
     run.context.log = Arc::new(slow.clone());
-    for run in [&whole, &run] {
-        run.publish_baseline(&baseline(1, 0));
-        run.publish(&story(1));
-        run.judge_until(STORY_MARKS);
+    for each in [&whole, &run] {
+        each.publish_baseline(&baseline(1, 0));
+        each.publish(&story(1));
+        each.judge_until(STORY_MARKS);
     }
     assert!(slow.ended.load(Ordering::Relaxed) > 0, "nothing was too large");
     assert_eq!(run.seen(), whole.seen());

@@ -7,7 +7,7 @@ use super::MemoryLog;
 use crate::log::{Follower, Log, LogError, Member, Producer, Reader, TopicSettings, TransactError, Transaction};
 
 /// How often it is patient with who tries the same again.
-const PATIENCE: usize = 40;
+const PATIENCE: usize = 100;
 
 /// Ends larger transactions without effect, as a broker does when their time is over.
 #[derive(Clone)]

@@ -78,7 +78,7 @@ fn a_leader_that_is_replaced_anywhere_leaves_the_log_as_if_it_had_not_been() {
 
 #[test]
 fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
-    let events = Arc::new(replayed(300, 600_000));
+    let events = Arc::new(replayed(60, 600_000));
     let log = MemoryLog::new();
     let slow = SlowLog::new(&log, 20);
     let context = Context { log: Arc::new(slow.clone()), ..context(&log, 3, |_| ()) };
