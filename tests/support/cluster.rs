@@ -12,14 +12,13 @@ pub(crate) const COPIES: u32 = 3;
 /// After how long the controller gives a silent broker's partitions to others.
 pub(crate) const FENCED_AFTER: Duration = Duration::from_secs(4);
 
-/// What a broker of several has. Leaders go back to where they belong soon, so they move again.
+/// What a broker of several has.
 const SETTINGS: &str = "broker.heartbeat.interval.ms=500
 offsets.topic.replication.factor=3
 transaction.state.log.replication.factor=3
 transaction.state.log.min.isr=2
 min.insync.replicas=2
 replica.lag.time.max.ms=4000
-controlled.shutdown.enable=true
 ";
 
 /// The cluster.
@@ -36,6 +35,7 @@ impl Cluster {
     pub(crate) fn start() -> Self {
         let ports: [u16; BROKERS + 1] = free_ports();
         let (ports, controller) = (&ports[..BROKERS], ports[BROKERS]);
+        // Leaders go back to where they belong soon, so they move again.
         let roles = format!(
             "process.roles=controller\nnode.id=100\ncontroller.quorum.voters=100@127.0.0.1:{controller}\n\
              listeners=CONTROLLER://127.0.0.1:{controller}\nbroker.session.timeout.ms={}\nleader.imbalance.check.interval.seconds=5\n\
