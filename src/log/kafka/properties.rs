@@ -53,7 +53,10 @@ const CONSUMER: [(&str, &str); 6] = [
 ];
 
 /// Of every producer, where the operator says nothing else.
-const PRODUCER: [(&str, &str); 3] = [
+const PRODUCER: [(&str, &str); 4] = [
+    // librdkafka (2.12, issues 5456 and 5511) waits without end for a group's coordinator that has gone while offsets are sent, until any
+    // of its connections changes: one that is idle for longer than a commit may take is closed, which is such a change.
+    ("connections.max.idle.ms", "20000"),
     // All of a transaction waits while its partitions are registered, and is batched there: there is nothing to wait for.
     ("linger.ms", "0"),
     ("queue.buffering.max.kbytes", "65536"),
