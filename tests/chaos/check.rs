@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A deployment as the checker sees it: its servers, its names, and nothing of its processes.
+#[derive(Clone)]
 pub(crate) struct Checker {
     config: Config,
     spec: Arc<Spec>,
@@ -53,6 +54,11 @@ impl Checker {
         config.kafka.partitions = partitions;
         let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka).expect("Kafka answers"));
         Self { topics: Topics::new(prefix), spec: Arc::new(flights::spec()), config, log }
+    }
+
+    /// Returns how many partitions of tickets there are.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.config.kafka.partitions
     }
 
     /// Makes the topics, as the first process would.

@@ -1,6 +1,7 @@
 //! The stream that runs are held against: its tickets, its deployment, and what a pass without faults makes of it.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document};
@@ -11,6 +12,7 @@ use super::check::{Checker, Derived};
 use crate::e2e::{completed_at, halves, last_mark, make_baseline_from_file};
 use crate::support::{Deployment, Process, kafka, mongo, wait_until};
 
+/// Of most runs.
 const PARTITIONS: u32 = 3;
 /// Flights of a run: three days, the second of them slow, so that episodes open and close.
 const TICKETS: usize = 2_700;
@@ -48,12 +50,13 @@ pub(crate) fn parts(count: usize) -> impl Iterator<Item = &'static [Document]> {
     tickets().chunks(TICKETS.div_ceil(count))
 }
 
-/// A deployment on the broker at `kafka`, and who checks it.
-fn empty(name: &str, kafka: &str) -> (Deployment, Checker) {
-    let mut deployment = Deployment::new(name, PARTITIONS);
+/// A deployment on the servers at `kafka` and `mongodb`, and who checks it.
+fn empty(name: &str, kafka: &str, mongodb: &str, partitions: u32) -> (Deployment, Checker) {
+    let mut deployment = Deployment::new(name, partitions);
     let ms = |time: Duration| time.as_millis().to_string();
     let settings = [
         ("KAFKA_BOOTSTRAP_SERVERS", kafka.to_owned()),
+        ("MONGODB_URI", mongodb.to_owned()),
         ("TIDEMARK_TAIL_START", "history".to_owned()),
         ("TIDEMARK_TAIL_CLOCK", "tickets".to_owned()),
         ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20".to_owned()),
@@ -62,16 +65,22 @@ fn empty(name: &str, kafka: &str) -> (Deployment, Checker) {
         ("TIDEMARK_KAFKA_PROPERTIES_TRANSACTION_TIMEOUT_MS", ms(TRANSACTION)),
     ];
     settings.iter().for_each(|(key, value)| deployment.set(key, value));
-    let checker = Checker::new(&mongo().uri, kafka, name, PARTITIONS);
+    mongodb.clone_into(&mut deployment.written_at);
+    let checker = Checker::new(mongodb, kafka, name, partitions);
     checker.create_topics();
     (deployment, checker)
 }
 
 /// A deployment that begins with the baseline of the flights, on the broker at `kafka`.
 pub(crate) fn deployment(name: &str, kafka: &str) -> (Deployment, Checker) {
-    let (deployment, checker) = empty(name, kafka);
+    deployment_on(name, kafka, &mongo().uri, PARTITIONS)
+}
+
+/// The same with tickets in the MongoDB at `mongodb`, which go to so many partitions.
+pub(crate) fn deployment_on(name: &str, kafka: &str, mongodb: &str, partitions: u32) -> (Deployment, Checker) {
+    let (deployment, checker) = empty(name, kafka, mongodb, partitions);
     let to = |record: &Record| Record { topic: checker.topics.baselines.clone(), ..record.clone() };
-    let records = clean().baseline.iter().map(to).collect();
+    let records = clean(partitions).baseline.iter().map(to).collect();
     let mut producer = checker.log.producer("chaos").expect("a producer");
     producer.transact(Transaction { records, ..Transaction::default() }).expect("the baseline is written");
     (deployment, checker)
@@ -83,10 +92,12 @@ struct Clean {
     baseline: Vec<Record>,
 }
 
-fn clean() -> &'static Clean {
-    static CLEAN: OnceLock<Clean> = OnceLock::new();
-    CLEAN.get_or_init(|| {
-        let (deployment, checker) = empty("chaos-clean", &kafka().bootstrap_servers);
+/// A summary is one of a partition, so it matters how many there are.
+fn clean(partitions: u32) -> Arc<Clean> {
+    static CLEAN: Mutex<BTreeMap<u32, Arc<OnceLock<Arc<Clean>>>>> = Mutex::new(BTreeMap::new());
+    let clean = Arc::clone(CLEAN.lock().expect("nobody panics there").entry(partitions).or_default());
+    let clean = clean.get_or_init(|| {
+        let (deployment, checker) = empty(&format!("chaos-clean-{partitions}"), &kafka().bootstrap_servers, &mongo().uri, partitions);
         make_baseline_from_file(&deployment);
         let process = deployment.start("one", &["run"]);
         wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
@@ -100,8 +111,9 @@ fn clean() -> &'static Clean {
             value: record.value,
             headers: record.headers,
         });
-        Clean { derived: checker.derived(), baseline: baseline.collect() }
-    })
+        Arc::new(Clean { derived: checker.derived(), baseline: baseline.collect() })
+    });
+    Arc::clone(clean)
 }
 
 /// Looks again and again until `ready`, and before each look whether there is reason to go on. `false`: in vain.
@@ -136,7 +148,7 @@ pub(crate) fn is_missing<'p>(checker: &Checker, processes: impl Iterator<Item = 
 /// Audits what is there at the end, and compares it with what a pass without faults brings.
 pub(crate) fn check(checker: &Checker, story: &mut Story) {
     checker.audit(TICKETS, story);
-    checker.derived().compare(&clean().derived, story);
+    checker.derived().compare(&clean(checker.partitions()).derived, story);
 }
 
 /// Every stage that writes.

@@ -10,5 +10,7 @@ mod flow;
 mod kafka;
 mod kills;
 mod late_end;
+mod network;
 mod soak;
+mod strikes;
 mod zombies;
