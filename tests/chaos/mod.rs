@@ -13,4 +13,5 @@ mod late_end;
 mod network;
 mod soak;
 mod strikes;
+mod watchers;
 mod zombies;
