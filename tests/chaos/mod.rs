@@ -11,6 +11,7 @@ mod kafka;
 mod kills;
 mod late_end;
 mod network;
+mod poison;
 mod soak;
 mod strikes;
 mod watchers;
