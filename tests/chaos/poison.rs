@@ -12,7 +12,7 @@ use super::flow::{self, Slot};
 use crate::support::{Deployment, kafka, poison, wait_until};
 
 /// How often they write, and processes are killed.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 struct Run<'r> {
     deployment: Deployment,

@@ -11,7 +11,7 @@ const LARGE: usize = 900_000;
 
 type Headers = Vec<(Cow<'static, str>, Bytes)>;
 
-/// Values that no record of ours has: some short ones, and three that are long.
+/// Values that no record of ours has: some short ones, and two that are long.
 fn values() -> (Vec<Option<Bytes>>, Vec<Bytes>) {
     let huge = r#"{"spec":"execution-tickets","mark":1e999,"version":99999999999999999999999,"at_ms":-1e400,"partition":4294967296}"#;
     let texts = ["", "{", "null", "[]", "0", r#"{"spec":7}"#, r#"{"kind":"mark"}"#, huge];
@@ -19,7 +19,7 @@ fn values() -> (Vec<Option<Bytes>>, Vec<Bytes>) {
     short.push(Some(Bytes::from_static(&[0xff, 0xfe, 0, 0x80])));
     short.push(None);
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    (short, vec![deep.into(), vec![b'x'; LARGE].into(), format!("\"{}\"", "y".repeat(LARGE)).into()])
+    (short, vec![deep.into(), vec![b'x'; LARGE].into()])
 }
 
 /// Headers that some record of ours has, but for what is said in them, and never a chain.
