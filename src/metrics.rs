@@ -61,6 +61,7 @@ fn describe() {
     describe_gauge!("orchestration_ml_drift_target_pvalue", "Kolmogorov-Smirnov p-value of the target, longest window.");
     describe_gauge!("orchestration_ml_drift_check_timestamp", Unit::Seconds, "Event time of the last verdict, since 1970.");
 
+    describe_counter!("tidemark_strangers_total", Unit::Count, "Records that are not ours, passed over, by topic and by who met them.");
     describe_counter!("tidemark_tail_tickets_total", Unit::Count, "Completed tickets committed to the log.");
     describe_counter!("tidemark_tail_dead_letters_total", Unit::Count, "Documents that could not be used, by reason.");
     describe_counter!("tidemark_tail_unreadable_fields_total", Unit::Count, "Fields read as missing, by field and reason.");
@@ -81,7 +82,6 @@ fn describe() {
     describe_histogram!("tidemark_watch_transaction_seconds", Unit::Seconds, "From begin to committed.");
     describe_gauge!("tidemark_watch_lag_records", Unit::Count, "Records of tickets not yet read, by partition.");
     describe_gauge!("tidemark_watch_lag_seconds", Unit::Seconds, "How far the committed tickets are behind MongoDB's clock, by partition.");
-    describe_counter!("tidemark_watch_strangers_total", Unit::Count, "Records of tickets that are not ours, skipped.");
     describe_gauge!("tidemark_watch_window_rows", Unit::Count, "Rows held in memory.");
     describe_gauge!("tidemark_watch_window_bytes", Unit::Bytes, "Memory of the rows held.");
 
@@ -231,9 +231,11 @@ pub fn watch_lags(partition: u32, records: u64) {
     gauge!("tidemark_watch_lag_records", "partition" => partition.to_string()).set(records as f64);
 }
 
-/// Records without a chain header were skipped: strangers'.
-pub fn strangers_skipped(records: u64) {
-    counter!("tidemark_watch_strangers_total").increment(records);
+/// A stage passed over records of a topic (its name without the prefix) that are not ours.
+pub fn strangers_passed_over(stage: &'static str, topic: &'static str, records: u64) {
+    if records > 0 {
+        counter!("tidemark_strangers_total", "stage" => stage, "topic" => topic).increment(records);
+    }
 }
 
 /// How far watch is behind MongoDB's clock with the newest ticket it committed.

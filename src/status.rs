@@ -7,7 +7,41 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Evidence, Level};
+use crate::log::Delivered;
 use crate::trigger::Trigger;
+
+/// What every version of the program writes into a status.
+#[derive(Deserialize)]
+struct Lines {
+    spec: String,
+    mark: u64,
+}
+
+/// The newest status among the records of its topic: that of the last mark. One that stands there again changes nothing, and what is no
+/// status is a stranger's.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    last: Option<(u64, Delivered)>,
+    /// Records that are no statuses.
+    pub(crate) strangers: u64,
+}
+
+impl Newest {
+    /// Takes the next record, in the order of the log.
+    pub(crate) fn take(&mut self, spec: &str, record: Delivered) {
+        match serde_json::from_slice::<Lines>(record.value.as_deref().unwrap_or_default()) {
+            Ok(lines) if record.key.as_deref() != Some(lines.spec.as_bytes()) => self.strangers += 1,
+            Ok(lines) if lines.spec != spec || self.last.as_ref().is_some_and(|(mark, _)| *mark > lines.mark) => {}
+            Ok(lines) => self.last = Some((lines.mark, record)),
+            Err(_) => self.strangers += 1,
+        }
+    }
+
+    /// Returns the record, which another version of the program may have written.
+    pub(crate) fn record(self) -> Option<Delivered> {
+        self.last.map(|(_, record)| record)
+    }
+}
 
 /// How far the judge is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,4 +189,28 @@ pub struct Episode {
     /// A new version is in force, and its windows decide whether this ends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovering: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_mark_counts_and_no_stranger() {
+        let mut newest = Newest::default();
+        let mut offset = 0;
+        let mut take = |key: &'static str, value: Option<&'static str>| {
+            let (key, value) = (Some(key.into()), value.map(Into::into));
+            newest.take("s", Delivered { partition: 0, offset, timestamp_ms: 0, key, value, headers: vec![] });
+            offset += 1;
+        };
+        take("s", Some(r#"{"spec":"s","mark":7}"#));
+        take("s", Some(r#"{"spec":"s","mark":8}"#));
+        take("s", Some(r#"{"spec":"s","mark":7}"#));
+        take("t", Some(r#"{"spec":"t","mark":9}"#));
+        for stranger in [Some("{"), Some(r#"{"spec":"s","mark":1e9}"#), Some(r#"{"spec":"t","mark":9}"#), None] {
+            take("s", stranger);
+        }
+        assert_eq!((newest.strangers, newest.record().map(|record| record.offset)), (4, Some(1)));
+    }
 }

@@ -10,10 +10,13 @@ use secrecy::ExposeSecret;
 
 use crate::cloudevent::CloudEvent;
 use crate::log::{Delivered, LogError};
+use crate::metrics;
 use crate::outbox::{self, Ended, Failure, Route};
 use crate::stage::Context;
 use crate::trigger::Trigger;
 
+/// Its name in health, logs and metrics.
+const PART: &str = "trigger-documents";
 /// Name of the collection.
 pub const COLLECTION: &str = "ml_retraining_triggers";
 /// How long a server is looked for before the attempt counts as failed.
@@ -54,7 +57,7 @@ pub fn run(context: &Context) -> Result<(), TriggerDocumentsError> {
     let database = config.mongodb.database.as_deref().unwrap_or(&context.spec.source.database);
     let collection = client.map_err(wrong)?.database(database).collection::<Document>(COLLECTION);
     let route = Route {
-        part: "trigger-documents",
+        part: PART,
         topic: context.topics.retraining_triggers.clone(),
         group: format!("{}.trigger-documents", config.kafka.topic_prefix),
         attempts: None,
@@ -66,7 +69,7 @@ pub fn run(context: &Context) -> Result<(), TriggerDocumentsError> {
         let written = runtime.block_on(async { collection.replace_one(doc! { "_id": id }, document).upsert(true).await });
         written.map(|_| ()).map_err(|error| Failure::Again(format!("writing to {COLLECTION}: {error}")))
     };
-    let mut count = |_: Ended| {};
+    let mut count = |ended: Ended| metrics::strangers_passed_over(PART, "retraining-triggers", u64::from(ended == Ended::GivenUp));
     Ok(outbox::carry(context, &route, &mut deliver, &mut count)?)
 }
 

@@ -2,6 +2,7 @@
 //! refuses.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -27,7 +28,7 @@ use tidemark::train::stage;
 use tokio::runtime::Runtime;
 
 use crate::support::schemas::validate;
-use crate::support::{mongo, wait_until};
+use crate::support::{mongo, poison, wait_until};
 use crate::train::{plant, tickets};
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -99,6 +100,8 @@ struct World {
     spec: Spec,
     registry: Arc<Failing>,
     folder: TempDir,
+    /// What others wrote: topic and offsets.
+    strangers: Mutex<Vec<(Arc<str>, Range<i64>)>>,
 }
 
 /// A train stage that runs.
@@ -130,7 +133,7 @@ impl World {
             refused: None,
             meanwhile: Mutex::default(),
         });
-        let world = Self { database, config, log, topics, spec, registry, folder };
+        let world = Self { database, config, log, topics, spec, registry, folder, strangers: Mutex::default() };
         let first_ms = now_ms() - i64::try_from(rows).unwrap() * TEN_MINUTES_MS;
         world.insert(0..rows, |n| first_ms + i64::try_from(n).unwrap() * TEN_MINUTES_MS);
         world
@@ -212,12 +215,34 @@ impl World {
         let mut all = Vec::new();
         reader
             .read(topic, 0, bounds.low, bounds.end, &mut |record| {
-                validate(topic, &record);
-                all.push(record);
+                let is_strange = |(of, offsets): &(Arc<str>, Range<i64>)| **of == *topic && offsets.contains(&record.offset);
+                if !self.strangers.lock().unwrap().iter().any(is_strange) {
+                    validate(topic, &record);
+                    all.push(record);
+                }
                 std::ops::ControlFlow::Continue(())
             })
             .unwrap();
         all
+    }
+
+    /// Writes what is no record of ours into everything that the stage reads.
+    fn poison(&self) {
+        let topics = &self.topics;
+        let keys = [
+            (&topics.retraining_triggers, DURATION),
+            (&topics.baselines, "execution-tickets@1"),
+            (&topics.status, "execution-tickets"),
+            (&topics.model_events, "execution-tickets"),
+        ];
+        for (topic, key) in keys {
+            let real = self.records(topic).pop();
+            let from = self.log.reader().unwrap().bounds(topic, 0).unwrap().end;
+            let records = poison::records(topic, 0, key, real);
+            self.log.producer("stranger").unwrap().transact(Transaction { records, ..Transaction::default() }).unwrap();
+            let to = self.log.reader().unwrap().bounds(topic, 0).unwrap().end;
+            self.strangers.lock().unwrap().push((topic.clone(), from..to));
+        }
     }
 
     /// What became of triggers, in order: change, type, priority, why closed.
@@ -332,6 +357,26 @@ fn what_time_volume_and_people_ask_for_is_trained_once_by_one_owner_and_the_guar
     let promoted: Vec<&str> = audit.iter().map(|promotion| promotion.get_str("model_name").unwrap()).collect();
     assert_eq!(promoted[..2], [DURATION, ANOMALY], "a better anomaly model may follow");
     assert!(promoted[2..].iter().all(|model| *model == ANOMALY), "{promoted:?}");
+}
+
+#[test]
+fn what_strangers_write_asks_for_nothing_and_hides_nothing() {
+    let world = World::new("train_strangers", 3_000);
+    world.poison();
+    let running = world.start();
+    let first = world.answered(1);
+    assert_eq!((&first["outcome"], &first["version"], &first["baseline"]), (&json!("promoted"), &json!(1), &json!(1)), "{first}");
+    // The copy of a request that has its answer is no other request, now and at the next start.
+    world.poison();
+    running.stop();
+    world.poison();
+    let running = world.start();
+    world.ask(3, 0);
+    let held = world.answered(2);
+    assert_eq!(held["outcome"], json!("held_back"), "{held}");
+    running.stop();
+    assert_eq!(world.outcomes().len(), 2);
+    assert_eq!(world.triggers().iter().map(|told| told.0.as_str()).collect::<Vec<_>>(), ["raised", "due", "closed", "raised", "due"]);
 }
 
 #[test]

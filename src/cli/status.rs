@@ -4,14 +4,14 @@ use clap::Args;
 
 use crate::alert::Level;
 use crate::log::Log;
-use crate::status::{CauseStatus, JudgeState, Status, WindowStatus};
+use crate::status::{CauseStatus, JudgeState, Newest, Status, WindowStatus};
 use crate::topics::Topics;
 
 use super::exit::{Exit, Failure};
 use super::out::{Format, Out, Tone, plain};
 use super::session::Session;
 use super::time;
-use super::topic::latest;
+use super::topic::records;
 
 /// Flags of `status`.
 #[derive(Debug, Args)]
@@ -36,9 +36,10 @@ pub(super) fn run(flags: &StatusArgs, session: &mut Session) -> Result<Exit, Fai
 
 /// Returns the last verdict about a spec.
 pub(super) fn read(log: &dyn Log, topics: &Topics, spec: &str) -> Result<Option<Status>, Failure> {
-    let values = latest(log, &topics.status)?;
-    let Some(value) = values.get(spec.as_bytes()) else { return Ok(None) };
-    serde_json::from_slice(value).map(Some).map_err(|error| {
+    let mut newest = Newest::default();
+    records(log, &topics.status, 0)?.into_iter().for_each(|record| newest.take(spec, record));
+    let Some(record) = newest.record() else { return Ok(None) };
+    serde_json::from_slice(record.value.as_deref().unwrap_or_default()).map(Some).map_err(|error| {
         let topic = &topics.status;
         Failure::new(Exit::Refused, format!("the record of {spec} in topic {topic} is no status of this version of tidemark: {error}"))
     })

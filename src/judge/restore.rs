@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::cloudevent::CloudEvent;
 use crate::fault;
 use crate::log::{Delivered, Member, Producer, Reader, Record};
+use crate::metrics;
 use crate::stage::Context;
-use crate::status::Status;
+use crate::status::{Newest, Status};
 
 use super::shell::JudgeError;
 
@@ -81,22 +82,24 @@ pub(crate) fn restore(context: &Context, member: &mut dyn Member) -> Result<Begi
 fn last_status(context: &Context, reader: &mut dyn Reader) -> Result<Option<Status>, JudgeError> {
     let topic = &context.topics.status;
     let bounds = reader.bounds(topic, 0)?;
-    let mut last: Option<Delivered> = None;
+    let mut newest = Newest::default();
     reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
-        if record.key.as_deref() == Some(context.spec.name.as_bytes()) {
-            last = Some(record);
-        }
+        newest.take(&context.spec.name, record);
         ControlFlow::Continue(())
     })?;
-    let Some(record) = last else { return Ok(None) };
-    let Some(value) = record.value else { return Ok(None) };
+    if newest.strangers > 0 {
+        tracing::warn!(%topic, strangers = newest.strangers, "records that are no statuses are passed over");
+        metrics::strangers_passed_over(super::shell::JUDGE, "status", newest.strangers);
+    }
+    let Some(record) = newest.record() else { return Ok(None) };
+    let value = record.value.as_deref().unwrap_or_default();
     let wrong = |error: serde_json::Error| JudgeError::Status {
         spec: context.spec.name.clone(),
         topic: topic.to_string(),
         offset: record.offset,
         reason: error.to_string(),
     };
-    serde_json::from_slice(&value).map(Some).map_err(wrong)
+    serde_json::from_slice(value).map(Some).map_err(wrong)
 }
 
 /// The mark that an event of the judge comes from; `None` for events of others.

@@ -402,10 +402,12 @@ fn decode(context: &Context, record: &Delivered) -> Option<Summary> {
         Ok(summary) if summary.spec == context.spec.name => Some(summary),
         Ok(summary) => {
             tracing::warn!(offset = record.offset, spec = summary.spec, "a summary of another spec is passed over");
+            metrics::strangers_passed_over(JUDGE, "summaries", 1);
             None
         }
         Err(error) => {
             tracing::warn!(offset = record.offset, %error, "a record of {} is no summary and is passed over", context.topics.summaries);
+            metrics::strangers_passed_over(JUDGE, "summaries", 1);
             None
         }
     }

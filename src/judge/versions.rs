@@ -1,11 +1,9 @@
 //! The baseline that a mark names, read from the topic when it is first needed.
 
-use std::ops::ControlFlow;
-
-use crate::baseline::Baseline;
+use crate::baseline::{Baseline, stored};
 use crate::stage::Context;
 
-use super::shell::JudgeError;
+use super::shell::{JUDGE, JudgeError};
 
 /// The one baseline in use.
 #[derive(Debug, Default)]
@@ -22,18 +20,10 @@ impl Versions {
         }
         let key = format!("{}@{version}", context.spec.name);
         let topic = &context.topics.baselines;
-        let mut reader = context.log.reader()?;
-        let bounds = reader.bounds(topic, 0)?;
-        let mut found = None;
-        reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
-            if record.key.as_deref() == Some(key.as_bytes()) {
-                found = record.value;
-            }
-            ControlFlow::Continue(())
-        })?;
-        let Some(value) = found else { return Ok(false) };
+        let found = stored::find(context.log.reader()?.as_mut(), topic, (&context.spec.name, version), JUDGE)?;
+        let Some(found) = found else { return Ok(false) };
         let wrong = |reason: String| JudgeError::Baseline { key: key.clone(), topic: topic.to_string(), reason };
-        let baseline: Baseline = serde_json::from_slice(&value).map_err(|error| wrong(error.to_string()))?;
+        let baseline = found.map_err(wrong)?;
         if baseline.fingerprint != context.spec.fingerprint() {
             return Err(wrong(format!("it was made with another spec (fingerprint {})", baseline.fingerprint)));
         }

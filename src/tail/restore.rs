@@ -4,16 +4,48 @@ use std::ops::ControlFlow;
 
 use sha2::{Digest, Sha256};
 
-use super::TailError;
 use super::adopted::{Adopted, ROW_PLACE};
 use super::position::{Head, Position, hex};
 use super::streamed::{Streamed, completion};
+use super::{PART, TailError};
 use crate::log::{Bounds, Delivered, Log, Reader};
+use crate::metrics;
 use crate::spec::Spec;
 use crate::ticket::{CHAIN, Chain, KIND, TICKET, Transition};
 use crate::topics::Topics;
 
-/// Returns the last position of `spec`, or `None` before the first start.
+/// Whose a record of `positions` is.
+enum Whose {
+    Ours(Position),
+    /// The spec.
+    AnotherSpecs(String),
+    /// One of ours, which another version wrote; why it cannot be read.
+    AnotherVersions(String),
+    /// No position at all.
+    Strangers,
+}
+
+/// What every version writes into a position.
+#[derive(serde::Deserialize)]
+struct Lines {
+    spec: String,
+    #[serde(rename = "fingerprint")]
+    _fingerprint: String,
+    #[serde(rename = "tickets")]
+    _tickets: Vec<serde::de::IgnoredAny>,
+}
+
+fn whose(record: &Delivered, spec: &Spec) -> Whose {
+    let value = record.value.as_deref().unwrap_or_default();
+    match serde_json::from_slice::<Lines>(value) {
+        Ok(lines) if record.key.as_deref() != Some(lines.spec.as_bytes()) => Whose::Strangers,
+        Ok(lines) if lines.spec != spec.name => Whose::AnotherSpecs(lines.spec),
+        Ok(_) => Position::decode(value).map_or_else(|error| Whose::AnotherVersions(error.to_string()), Whose::Ours),
+        Err(_) => Whose::Strangers,
+    }
+}
+
+/// Returns the last position of `spec`, or `None` before the first start. What strangers wrote is passed over.
 ///
 /// # Errors
 /// [`TailError::Refused`] when the topics are somebody else's: they hold tickets without a position, or another spec's position.
@@ -23,30 +55,34 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
     let bounds = reader.bounds(&topics.positions, 0)?;
     // The last position stands at the end, before whatever markers follow it: no need to read a day of them.
     let mut step = 64;
-    loop {
+    let strangers = loop {
         let from = (bounds.end - step).max(bounds.low);
+        let mut strangers = 0;
         reader.read(&topics.positions, 0, from, bounds.end, &mut |record| {
-            if record.key.as_deref() == Some(spec.name.as_bytes()) {
-                last = record.value;
-            } else {
-                other = record.key;
+            match whose(&record, spec) {
+                Whose::Ours(position) => last = Some(Ok(position)),
+                Whose::AnotherVersions(why) => last = Some(Err(why)),
+                Whose::AnotherSpecs(name) => other = Some(name),
+                Whose::Strangers => strangers += 1,
             }
             ControlFlow::Continue(())
         })?;
         if last.is_some() || from == bounds.low {
-            break;
+            break strangers;
         }
         step *= 8;
+    };
+    if strangers > 0 {
+        tracing::warn!(topic = %topics.positions, strangers, "records that are no positions are passed over");
+        metrics::strangers_passed_over(PART, "positions", strangers);
     }
     if let Some(other) = other {
         return Err(TailError::Refused(format!(
             "topic {} holds the position of spec {}, and a topic prefix serves one spec: configure another kafka.topic_prefix for spec {}",
-            topics.positions,
-            String::from_utf8_lossy(&other),
-            spec.name
+            topics.positions, other, spec.name
         )));
     }
-    let Some(value) = last else {
+    let Some(position) = last else {
         for partition in 0..partitions {
             if has_records(reader, &topics.tickets, partition)? {
                 return Err(TailError::Refused(format!(
@@ -58,8 +94,8 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
         }
         return Ok(None);
     };
-    let position = Position::decode(&value)
-        .map_err(|error| TailError::Refused(format!("the position in topic {} cannot be read: {error}", topics.positions)))?;
+    let position =
+        position.map_err(|error| TailError::Refused(format!("the position in topic {} cannot be read: {error}", topics.positions)))?;
     if position.partitions() != partitions || position.dead_letters.len() != position.tickets.len() {
         return Err(TailError::Refused(format!(
             "topic {} has {partitions} partitions, but the position describes {}: tickets would change partition",
@@ -73,9 +109,9 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
 fn has_records(reader: &mut dyn Reader, topic: &str, partition: u32) -> Result<bool, TailError> {
     let Bounds { low, end } = reader.bounds(topic, partition)?;
     let mut found = false;
-    reader.read(topic, partition, low, end, &mut |_| {
-        found = true;
-        ControlFlow::Break(())
+    reader.read(topic, partition, low, end, &mut |record| {
+        found = record.header(CHAIN).is_some();
+        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(found)
 }
@@ -105,14 +141,14 @@ pub(crate) fn adopt(reader: &mut dyn Reader, topics: &Topics, position: &mut Pos
     let partitions = position.partitions();
     for (partition, head) in (0..).zip(&mut position.tickets) {
         let mut controls = 0;
-        for record in beyond(reader, &topics.tickets, partition, head)? {
+        for record in beyond(reader, topics, &topics.tickets, partition, head)? {
             adopted
                 .adopt_ticket_or_control(&record, partitions, &mut controls)
                 .map_err(|reason| foreign(&topics.tickets, partition, &format!("record {} is not ours: {reason}", record.offset)))?;
         }
     }
     for (partition, head) in (0..).zip(&mut position.dead_letters) {
-        for record in beyond(reader, &topics.dead_letters, partition, head)? {
+        for record in beyond(reader, topics, &topics.dead_letters, partition, head)? {
             adopted
                 .adopt_dead_letter(&record)
                 .map_err(|reason| foreign(&topics.dead_letters, partition, &format!("record {} is not ours: {reason}", record.offset)))?;
@@ -129,7 +165,7 @@ fn foreign(topic: &str, partition: u32, reason: &str) -> TailError {
 }
 
 /// Reads what follows the head, and moves the head on to its last record.
-fn beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &mut Head) -> Result<Vec<Delivered>, TailError> {
+fn beyond(reader: &mut dyn Reader, topics: &Topics, topic: &str, partition: u32, head: &mut Head) -> Result<Vec<Delivered>, TailError> {
     let Bounds { low, end } = reader.bounds(topic, partition)?;
     // The head's offset is reckoned, not told: where its record is not found, look further back.
     let mut from = (head.offset - 1).clamp(low, end.max(low));
@@ -142,6 +178,8 @@ fn beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &mut Head)
         from = (from - step).max(low);
         step *= 8;
     };
+    let name = if *topic == *topics.tickets { "tickets" } else { "dead-letters" };
+    metrics::strangers_passed_over(PART, name, found.strangers);
     if let Some(offset) = found.head {
         head.offset = offset + 1;
     } else if head.chain.seq > 0 && found.records.is_empty() && end < head.offset {
@@ -158,18 +196,18 @@ struct Found {
     /// Offset of the head's own record.
     head: Option<i64>,
     records: Vec<Delivered>,
+    /// Records without a chain that can be read.
+    strangers: u64,
 }
 
 fn read_beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &Head, from: i64, end: i64) -> Result<Found, TailError> {
-    let mut found = Found { head: None, records: Vec::new() };
-    let mut wrong = None;
+    let mut found = Found { head: None, records: Vec::new(), strangers: 0 };
+    let (mut wrong, mut strangers) = (None, 0);
     reader.read(topic, partition, from, end, &mut |record| {
-        let Some(header) = record.header(CHAIN) else {
+        // Without a chain that can be read it is a stranger's.
+        let Some(chain) = record.header(CHAIN).and_then(Chain::parse) else {
+            strangers += 1;
             return ControlFlow::Continue(());
-        };
-        let Some(chain) = Chain::parse(header) else {
-            wrong = Some(format!("the chain header at offset {} cannot be read", record.offset));
-            return ControlFlow::Break(());
         };
         if chain.id != head.chain.id {
             // An earlier chain of this prefix ends where ours begins; after that, only ours may follow.
@@ -190,7 +228,7 @@ fn read_beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &Head
     })?;
     match wrong {
         Some(reason) => Err(foreign(topic, partition, &reason)),
-        None => Ok(found),
+        None => Ok(Found { strangers, ..found }),
     }
 }
 
@@ -219,6 +257,7 @@ pub(crate) fn streamed_keys(
         let Bounds { low, end } = reader.bounds(&topics.tickets, partition)?;
         reader.read(&topics.tickets, partition, low, end, &mut |record| {
             if record.header(KIND) == Some(TICKET.as_bytes())
+                && record.header(CHAIN).is_some()
                 && let (Some(key), Some(line)) = (&record.key, line(&record))
             {
                 match completed_from_ms {
@@ -231,7 +270,8 @@ pub(crate) fn streamed_keys(
         })?;
         let Bounds { low, end } = reader.bounds(&topics.dead_letters, partition)?;
         reader.read(&topics.dead_letters, partition, low, end, &mut |record| {
-            if (completed_from_ms.is_some() || !is_of_history(&record))
+            if record.header(CHAIN).is_some()
+                && (completed_from_ms.is_some() || !is_of_history(&record))
                 && let Some(key) = &record.key
             {
                 each(key);

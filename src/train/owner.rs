@@ -95,7 +95,15 @@ impl Owner {
     /// Takes what the topic brought.
     pub(super) fn take(&mut self, context: &Context, records: Vec<Delivered>) {
         for record in records {
-            let Some(trigger) = trigger(context, &record) else { continue };
+            let Some(trigger) = trigger(context, &record) else {
+                tracing::warn!(
+                    offset = record.offset,
+                    "a record of {} is no request and is passed over",
+                    context.topics.retraining_triggers
+                );
+                metrics::strangers_passed_over(TRAIN, "retraining-triggers", 1);
+                continue;
+            };
             if trigger.trigger_type == TriggerType::Manual {
                 self.manual.insert(trigger.id.clone());
             }

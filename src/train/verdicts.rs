@@ -53,14 +53,18 @@ impl Verdicts {
         let bounds = reader.bounds(topic, 0)?;
         let mut last = None;
         reader.read(topic, 0, self.next_offset.clamp(bounds.low, bounds.end), bounds.end, &mut |record| {
-            if record.key.as_deref() == Some(context.spec.name.as_bytes()) {
-                last = record.value;
+            let verdict = serde_json::from_slice::<Verdict>(record.value.as_deref().unwrap_or_default());
+            if let Ok(verdict) = verdict
+                && verdict.spec == context.spec.name
+                && record.key.as_deref() == Some(context.spec.name.as_bytes())
+            {
+                last = Some(verdict);
             }
             ControlFlow::Continue(())
         })?;
         self.next_offset = bounds.end;
-        if let Some(value) = last {
-            self.last = serde_json::from_slice::<Verdict>(&value).ok().filter(|verdict| verdict.spec == context.spec.name);
+        if last.is_some() {
+            self.last = last;
         }
         Ok(self.last.clone())
     }

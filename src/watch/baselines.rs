@@ -1,10 +1,10 @@
 //! Finding a baseline by version in the `baselines` topic.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::PART;
 use super::partition::{Plan, Usable};
-use crate::baseline::Baseline;
+use crate::baseline::{Baseline, stored};
 use crate::log::{LogError, Reader};
 use crate::window::Counting;
 
@@ -14,23 +14,15 @@ use crate::window::Counting;
 /// # Errors
 /// [`LogError`].
 pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result<Option<Usable>, LogError> {
+    let found = stored::find(reader, &plan.topics.baselines, (&plan.spec.name, version), PART)?;
     let key = format!("{}@{version}", plan.spec.name);
-    let topic = &plan.topics.baselines;
-    let bounds = reader.bounds(topic, 0)?;
-    let mut value = None;
-    reader.read(topic, 0, bounds.low, bounds.end, &mut |record| {
-        if record.key.as_deref() == Some(key.as_bytes()) {
-            value = record.value;
-        }
-        ControlFlow::Continue(())
-    })?;
-    Ok(value.and_then(|value| compile(&value, &key, plan)))
+    Ok(found.and_then(|found| compile(found, &key, plan)))
 }
 
 /// `None` while the model that the baseline names is not at hand.
-fn compile(value: &[u8], key: &str, plan: &Plan) -> Option<Usable> {
+fn compile(found: Result<Baseline, String>, key: &str, plan: &Plan) -> Option<Usable> {
     let features: Vec<&str> = plan.spec.features.iter().map(|feature| feature.name.as_str()).collect();
-    let baseline = match serde_json::from_slice::<Baseline>(value) {
+    let baseline = match found {
         Ok(baseline) => baseline,
         Err(error) => {
             tracing::error!(%key, %error, "the baseline in force cannot be read: slices have rows only");

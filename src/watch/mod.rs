@@ -648,7 +648,7 @@ impl<'c> Watch<'c> {
 
 fn count(number: u32, tally: Tally) {
     metrics::tickets_watched(tally.tickets - tally.repeats, tally.late + tally.outside, tally.repeats);
-    metrics::strangers_skipped(tally.strangers);
+    metrics::strangers_passed_over(PART, "tickets", tally.strangers);
     for kind in tally.breaks {
         tracing::warn!(partition = number, kind, "a record of tickets does not follow its predecessor");
         metrics::chain_broke(kind);

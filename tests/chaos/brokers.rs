@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::Document;
 
 use super::campaign::{Seeds, Story, run};
-use super::flow;
+use super::flow::{self, On};
 use super::strikes::{self, Run, SOON};
 use crate::support::cluster::{BROKERS, COPIES, Cluster, FENCED_AFTER};
 
@@ -115,7 +115,10 @@ fn restart(cluster: &mut Cluster, broker: usize, meanwhile: impl FnOnce()) {
 }
 
 fn strikes(seed: u64, story: &mut Story, cluster: &mut Cluster) {
-    let servers = flow::deployment_of(&format!("brokers-{seed}-{}", std::process::id()), &cluster.bootstrap_servers, COPIES);
+    let servers = flow::deployment_on(
+        &format!("brokers-{seed}-{}", std::process::id()),
+        &On { copies: COPIES, ..On::broker(&cluster.bootstrap_servers) },
+    );
     strikes::run(seed, story, servers, STRIKES, &mut |run, meanwhile| strike(cluster, run, meanwhile));
 }
 

@@ -1,11 +1,11 @@
 //! What has to hold after a run: the audit, and that the derived topics are those of a pass without any fault.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidemark::audit::{Around, Kind, Request};
+use tidemark::audit::{Around, AuditError, Kind, Report, Request};
 use tidemark::config::Config;
 use tidemark::log::kafka::KafkaLog;
 use tidemark::log::{Delivered, Log, LogError};
@@ -24,11 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A deployment as the checker sees it: its servers, its names, and nothing of its processes.
+#[derive(Clone)]
 pub(crate) struct Checker {
     config: Config,
     spec: Arc<Spec>,
     pub(crate) topics: Topics,
     pub(crate) log: Arc<dyn Log>,
+    /// What others wrote: topic, partition and offsets. It is not looked at.
+    pub(crate) strangers: Vec<(String, u32, Range<i64>)>,
 }
 
 /// Everything that consumers act on, as it was written.
@@ -52,7 +55,12 @@ impl Checker {
         prefix.clone_into(&mut config.kafka.topic_prefix);
         config.kafka.partitions = partitions;
         let log: Arc<dyn Log> = Arc::new(KafkaLog::connect(&config.kafka).expect("Kafka answers"));
-        Self { topics: Topics::new(prefix), spec: Arc::new(flights::spec()), config, log }
+        Self { topics: Topics::new(prefix), spec: Arc::new(flights::spec()), config, log, strangers: Vec::new() }
+    }
+
+    /// Returns how many partitions of tickets there are.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.config.kafka.partitions
     }
 
     /// The same where each partition of the topics that it makes has so many copies.
@@ -91,8 +99,13 @@ impl Checker {
         let mut records = Vec::new();
         let mut reader = self.log.reader()?;
         let bounds = reader.bounds(topic, partition)?;
+        let is_ours = |record: &Delivered| {
+            let strangers =
+                |(of, at, offsets): &(String, u32, Range<i64>)| of == topic && *at == partition && offsets.contains(&record.offset);
+            !self.strangers.iter().any(strangers)
+        };
         let mut take = |record| {
-            records.push(record);
+            records.extend(Some(record).filter(is_ours));
             ControlFlow::Continue(())
         };
         let from = bounds.low.max(bounds.end.saturating_sub(last));
@@ -159,11 +172,20 @@ impl Checker {
         derived
     }
 
-    /// Audits; nothing may be missing, repeated, late or before the log.
-    pub(crate) fn audit(&self, tickets: usize, story: &mut Story) {
+    fn report(&self) -> Result<Report, AuditError> {
         let request = Request { nothing_changed: true, ..Request::default() };
         let around = Around { config: &self.config, spec: &self.spec, log: self.log.as_ref(), stop: &Stop::default() };
-        match tidemark::audit::run(&request, &around, &mut |_| {}) {
+        tidemark::audit::run(&request, &around, &mut |_| {})
+    }
+
+    /// Returns how many of a kind the audit names.
+    pub(crate) fn names(&self, kind: Kind) -> u64 {
+        self.report().map_or(0, |report| report.notes.count(kind) + report.wrong.count(kind))
+    }
+
+    /// Audits; nothing may be missing, repeated, late or before the log.
+    pub(crate) fn audit(&self, tickets: usize, story: &mut Story) {
+        match self.report() {
             Err(error) => story.violation(format!("no audit: {error}")),
             Ok(report) => {
                 if !report.clean {

@@ -1,6 +1,7 @@
 //! The stream that runs are held against: its tickets, its deployment, and what a pass without faults makes of it.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document};
@@ -11,7 +12,7 @@ use super::check::{Checker, Derived};
 use crate::e2e::{completed_at, halves, last_mark, make_baseline_from_file};
 use crate::support::{Deployment, Process, kafka, mongo, wait_until};
 
-/// Of the tickets.
+/// Of the tickets in most runs.
 pub(crate) const PARTITIONS: u32 = 3;
 /// Flights of a run: three days, the second of them slow, so that episodes open and close.
 const TICKETS: usize = 2_700;
@@ -49,13 +50,33 @@ pub(crate) fn parts(count: usize) -> impl Iterator<Item = &'static [Document]> {
     tickets().chunks(TICKETS.div_ceil(count))
 }
 
-/// A deployment on the broker or brokers at `kafka`, so many copies of each partition, and who checks it.
-fn empty(name: &str, kafka: &str, copies: u32) -> (Deployment, Checker) {
-    let mut deployment = Deployment::new(name, PARTITIONS);
+/// The servers of a run, and how it is spread over them.
+pub(crate) struct On<'s> {
+    /// Addresses of the broker or brokers.
+    pub(crate) kafka: &'s str,
+    /// Connection string.
+    pub(crate) mongodb: &'s str,
+    /// Of the tickets.
+    pub(crate) partitions: u32,
+    /// Of each partition.
+    pub(crate) copies: u32,
+}
+
+impl<'s> On<'s> {
+    /// The broker at `kafka`, and the MongoDB that all tests share.
+    pub(crate) fn broker(kafka: &'s str) -> Self {
+        Self { kafka, mongodb: &mongo().uri, partitions: PARTITIONS, copies: 1 }
+    }
+}
+
+/// A deployment without a baseline, and who checks it.
+fn empty(name: &str, on: &On<'_>) -> (Deployment, Checker) {
+    let mut deployment = Deployment::new(name, on.partitions);
     let ms = |time: Duration| time.as_millis().to_string();
     let settings = [
-        ("KAFKA_BOOTSTRAP_SERVERS", kafka.to_owned()),
-        ("TIDEMARK_KAFKA_REPLICATION", copies.to_string()),
+        ("KAFKA_BOOTSTRAP_SERVERS", on.kafka.to_owned()),
+        ("MONGODB_URI", on.mongodb.to_owned()),
+        ("TIDEMARK_KAFKA_REPLICATION", on.copies.to_string()),
         ("TIDEMARK_TAIL_START", "history".to_owned()),
         ("TIDEMARK_TAIL_CLOCK", "tickets".to_owned()),
         ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20".to_owned()),
@@ -64,21 +85,22 @@ fn empty(name: &str, kafka: &str, copies: u32) -> (Deployment, Checker) {
         ("TIDEMARK_KAFKA_PROPERTIES_TRANSACTION_TIMEOUT_MS", ms(TRANSACTION)),
     ];
     settings.iter().for_each(|(key, value)| deployment.set(key, value));
-    let checker = Checker::new(&mongo().uri, kafka, name, PARTITIONS).with_copies(copies);
+    on.mongodb.clone_into(&mut deployment.written_at);
+    let checker = Checker::new(on.mongodb, on.kafka, name, on.partitions).with_copies(on.copies);
     checker.create_topics();
     (deployment, checker)
 }
 
 /// A deployment that begins with the baseline of the flights, on the broker at `kafka`.
 pub(crate) fn deployment(name: &str, kafka: &str) -> (Deployment, Checker) {
-    deployment_of(name, kafka, 1)
+    deployment_on(name, &On::broker(kafka))
 }
 
-/// The same on several brokers, each partition on so many of them.
-pub(crate) fn deployment_of(name: &str, kafka: &str, copies: u32) -> (Deployment, Checker) {
-    let (deployment, checker) = empty(name, kafka, copies);
+/// The same on any servers.
+pub(crate) fn deployment_on(name: &str, on: &On<'_>) -> (Deployment, Checker) {
+    let (deployment, checker) = empty(name, on);
     let to = |record: &Record| Record { topic: checker.topics.baselines.clone(), ..record.clone() };
-    let records = clean().baseline.iter().map(to).collect();
+    let records = clean(on.partitions).baseline.iter().map(to).collect();
     let mut producer = checker.log.producer("chaos").expect("a producer");
     producer.transact(Transaction { records, ..Transaction::default() }).expect("the baseline is written");
     (deployment, checker)
@@ -90,10 +112,13 @@ struct Clean {
     baseline: Vec<Record>,
 }
 
-fn clean() -> &'static Clean {
-    static CLEAN: OnceLock<Clean> = OnceLock::new();
-    CLEAN.get_or_init(|| {
-        let (deployment, checker) = empty("chaos-clean", &kafka().bootstrap_servers, 1);
+/// A summary is one of a partition, so it matters how many there are.
+fn clean(partitions: u32) -> Arc<Clean> {
+    static CLEAN: Mutex<BTreeMap<u32, Arc<OnceLock<Arc<Clean>>>>> = Mutex::new(BTreeMap::new());
+    let clean = Arc::clone(CLEAN.lock().expect("nobody panics there").entry(partitions).or_default());
+    let clean = clean.get_or_init(|| {
+        let on = On { partitions, ..On::broker(&kafka().bootstrap_servers) };
+        let (deployment, checker) = empty(&format!("chaos-clean-{partitions}"), &on);
         make_baseline_from_file(&deployment);
         let process = deployment.start("one", &["run"]);
         wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
@@ -107,8 +132,9 @@ fn clean() -> &'static Clean {
             value: record.value,
             headers: record.headers,
         });
-        Clean { derived: checker.derived(), baseline: baseline.collect() }
-    })
+        Arc::new(Clean { derived: checker.derived(), baseline: baseline.collect() })
+    });
+    Arc::clone(clean)
 }
 
 /// Looks again and again until `ready`, and before each look whether there is reason to go on. `false`: in vain.
@@ -143,7 +169,7 @@ pub(crate) fn is_missing<'p>(checker: &Checker, processes: impl Iterator<Item = 
 /// Audits what is there at the end, and compares it with what a pass without faults brings.
 pub(crate) fn check(checker: &Checker, story: &mut Story) {
     checker.audit(TICKETS, story);
-    checker.derived().compare(&clean().derived, story);
+    checker.derived().compare(&clean(checker.partitions()).derived, story);
 }
 
 /// Every stage that writes.

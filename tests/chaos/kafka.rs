@@ -6,7 +6,7 @@ use bson::Document;
 
 use super::campaign::{Seeds, Story, run};
 use super::flow::{self, SESSION, TRANSACTION};
-use super::strikes::{self, Run, SOON};
+use super::strikes::{self, Run};
 use crate::support::Kafka;
 use crate::support::cable::{Cable, Silence};
 use crate::support::kafka::DEAD_AFTER;
@@ -94,25 +94,9 @@ impl Broker {
                 run.sleep(500, 2_500);
                 self.kafka.signal("CONT");
             }
-            Strike::Cut => {
-                let mut connections = self.cable.cut();
-                run.complete(meanwhile);
-                for _ in 0..run.dice.roll(6) {
-                    run.sleep(0, SOON);
-                    connections += self.cable.cut();
-                }
-                run.story.tell(format!("{connections} connections were cut"));
-            }
-            Strike::Silence | Strike::Unanswered => {
-                let is_unanswered = matches!(strike, Strike::Unanswered);
-                self.cable.be_silent(if is_unanswered { Silence::Answers } else { Silence::Everything });
-                run.complete(meanwhile);
-                run.sleep(if is_unanswered { 20 } else { 1_000 }, if is_unanswered { 2_000 } else { 7_000 });
-                if is_unanswered || run.dice.roll(2) == 0 {
-                    self.cable.cut();
-                }
-                self.cable.be_silent(Silence::Nothing);
-            }
+            Strike::Cut => run.cut(&self.cable, meanwhile),
+            Strike::Silence => run.silence(&self.cable, Silence::Everything, 1_000, 7_000, meanwhile),
+            Strike::Unanswered => run.silence(&self.cable, Silence::Answers, 20, 2_000, meanwhile),
             Strike::FullDisk => {
                 self.kafka.fill_disk(&run.checker.topics.tickets);
                 run.complete(meanwhile);

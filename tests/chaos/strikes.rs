@@ -8,6 +8,7 @@ use super::campaign::{Dice, Story};
 use super::check::Checker;
 use super::flow::{self, Slot};
 use crate::support::Deployment;
+use crate::support::cable::{Cable, Silence};
 
 /// The longest between the completion of tickets and a strike, ms: with luck it meets a transaction.
 pub(crate) const SOON: usize = 600;
@@ -41,6 +42,29 @@ impl Run<'_> {
     pub(crate) fn strike(&mut self, name: &str) {
         self.story.fault(name);
         self.story.tell(name);
+    }
+
+    /// Cuts all connections, once to six times.
+    pub(crate) fn cut(&mut self, cable: &Cable, meanwhile: &[Document]) {
+        let mut connections = cable.cut();
+        self.complete(meanwhile);
+        for _ in 0..self.dice.roll(6) {
+            self.sleep(0, SOON);
+            connections += cable.cut();
+        }
+        self.story.tell(format!("{connections} connections were cut"));
+    }
+
+    /// Has a cable be silent for a while; what waits then is delivered late, or lost.
+    pub(crate) fn silence(&mut self, cable: &Cable, silence: Silence, from_ms: usize, to_ms: usize, meanwhile: &[Document]) {
+        cable.be_silent(silence);
+        self.complete(meanwhile);
+        self.sleep(from_ms, to_ms);
+        if self.dice.roll(2) == 0 {
+            let connections = cable.cut();
+            self.story.tell(format!("what waits on {connections} connections is lost"));
+        }
+        cable.be_silent(Silence::Nothing);
     }
 
     /// Whether there is reason to wait on: nobody may have ended.

@@ -18,6 +18,8 @@ use super::{kafka, mongo};
 pub(crate) struct Deployment {
     /// Prefix of its topics.
     pub(crate) prefix: String,
+    /// Connection string of those who complete tickets, whatever the processes use.
+    pub(crate) written_at: String,
     environment: BTreeMap<String, String>,
 }
 
@@ -60,7 +62,7 @@ impl Deployment {
             set("TIDEMARK_SPEC", concat!(env!("CARGO_MANIFEST_DIR"), "/config/execution-tickets.toml").to_owned()),
             set("TIDEMARK_HTTP_LISTEN", String::new()),
         ];
-        Self { prefix: name.to_owned(), environment: environment.into() }
+        Self { prefix: name.to_owned(), written_at: mongo().uri.clone(), environment: environment.into() }
     }
 
     /// Sets a variable of the environment of every process that is started later.
@@ -116,14 +118,14 @@ impl Deployment {
 
     /// Returns the collection of the tickets, its documents as they are.
     pub(crate) fn collection(&self, runtime: &Runtime) -> Collection<RawDocumentBuf> {
-        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).expect("a valid connection string");
+        let client = runtime.block_on(Client::with_uri_str(&self.written_at)).expect("a valid connection string");
         client.database(&self.prefix).collection("execution_tickets")
     }
 
     /// Inserts documents into the collection, in order, by majority.
     pub(crate) fn insert(&self, documents: &[Document]) {
         let runtime = runtime();
-        let client = runtime.block_on(Client::with_uri_str(&mongo().uri)).expect("a valid connection string");
+        let client = runtime.block_on(Client::with_uri_str(&self.written_at)).expect("a valid connection string");
         let collection = client.database(&self.prefix).collection::<Document>("execution_tickets");
         for batch in documents.chunks(1_000) {
             runtime.block_on(async { collection.insert_many(batch).await }).expect("the documents are inserted");

@@ -17,6 +17,7 @@ pub(crate) mod mlflow;
 pub(crate) mod models;
 pub(crate) mod mongo;
 pub(crate) mod parcels;
+pub(crate) mod poison;
 pub(crate) mod predictor;
 pub(crate) mod process;
 pub(crate) mod publications;

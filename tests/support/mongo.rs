@@ -40,13 +40,25 @@ impl Mongo {
         Self::with_oplog("100", "60")
     }
 
-    fn with_oplog(megabytes: &str, checkpoint_seconds: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    /// Starts one that says of itself that it is at the port `proxy`; `forward` is told where it listens. `uri` passes the proxy by.
+    pub(crate) fn behind(proxy: u16, forward: impl FnOnce(u16)) -> Self {
         let [port] = free_ports();
+        forward(port);
+        let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
+        Self::at(port, proxy, uri, "990", "60")
+    }
+
+    fn with_oplog(megabytes: &str, checkpoint_seconds: &str) -> Self {
+        let [port] = free_ports();
+        Self::at(port, port, format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0"), megabytes, checkpoint_seconds)
+    }
+
+    fn at(port: u16, advertised: u16, uri: String, megabytes: &str, checkpoint_seconds: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let mut mongod = mongod(&directory, port, megabytes);
         mongod.args(["--syncdelay", checkpoint_seconds]);
-        let mongo = Self { uri: format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0"), server: Server::start(directory, &mut mongod) };
-        initiate(&format!("mongodb://127.0.0.1:{port}/?"), port, &mongo.server);
+        let mongo = Self { uri, server: Server::start(directory, &mut mongod) };
+        initiate(&format!("mongodb://127.0.0.1:{port}/?"), advertised, &mongo.server);
         mongo
     }
 
@@ -76,7 +88,7 @@ pub(super) fn mongod(directory: &TempDir, port: u16, oplog_megabytes: &str) -> C
     mongod
 }
 
-/// Makes a replica set of one member of the server behind `uri`, which ends where options begin.
+/// Makes a replica set of one member, which is reached at `port`, of the server behind `uri`, which ends where options begin.
 pub(super) fn initiate(uri: &str, port: u16, server: &Server) {
     let runtime = runtime();
     let uri = format!("{uri}directConnection=true&serverSelectionTimeoutMS=1000");

@@ -11,6 +11,8 @@ use super::mongo::runtime;
 use super::process::{Server, free_ports, tools, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a new primary waits for what the others do not have yet. MongoDB's default is for ever: as long as the one before is frozen.
+const CATCH_UP_MS: i64 = 1_000;
 
 struct Member {
     port: u16,
@@ -36,7 +38,8 @@ impl ReplicaSet {
         set.start_all();
         let members: Vec<Document> = (0_i32..).zip(&hosts).map(|(id, host)| doc! { "_id": id, "host": host }).collect();
         let timeout = i64::try_from(election_timeout.as_millis()).expect("not so long");
-        let config = doc! { "_id": "rs3", "members": members, "settings": { "electionTimeoutMillis": timeout } };
+        let settings = doc! { "electionTimeoutMillis": timeout, "catchUpTimeoutMillis": CATCH_UP_MS };
+        let config = doc! { "_id": "rs3", "members": members, "settings": settings };
         wait_until("mongod takes replSetInitiate", LIMIT, || set.ask(0, doc! { "replSetInitiate": config.clone() }));
         set.wait_for_primary();
         set

@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
@@ -14,6 +15,54 @@ use tokio::sync::mpsc;
 use super::super::source::{ClusterTime, SourceError};
 use super::WAITING;
 use super::words::failed;
+
+/// A server that is there answers within a second or so; after so long without a word, everything is opened anew. Doubled with each
+/// silence up to [`MOST_STALLS`] times, because a server that looks through a long oplog is silent, too.
+pub(super) const STALLED: Duration = Duration::from_secs(15);
+/// See [`STALLED`]: eight minutes.
+const MOST_STALLS: u32 = 5;
+/// Once it has answered, it answers within [`AWAIT`](super::AWAIT) whatever happens: so much longer and it is frozen, or was replaced.
+/// Doubled like [`STALLED`], up to nine minutes.
+const FROZEN: Duration = Duration::from_secs(4);
+/// See [`FROZEN`].
+const MOST_FREEZES: u32 = 7;
+/// An answer that comes within this takes one doubling back.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// How long a server may be silent. It outlives cursors: a server that cannot be reached, and says so, costs no patience with the next.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Silences that no prompt answer has made up for.
+    silences: AtomicU32,
+}
+
+impl Patience {
+    fn silences(&self) -> u32 {
+        self.silences.load(Ordering::Relaxed)
+    }
+
+    /// With a server that has yet to find where to begin.
+    pub(super) fn with_a_start(&self) -> Duration {
+        STALLED * 2_u32.pow(self.silences().min(MOST_STALLS))
+    }
+
+    /// With one that has answered twice: the first answer only opens, and behind the second may be a long oplog.
+    fn with_the_next(&self) -> Duration {
+        FROZEN * 2_u32.pow(self.silences().min(MOST_FREEZES))
+    }
+
+    /// It has been silent too long.
+    fn ran_out(&self) {
+        self.silences.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has answered after `took`.
+    fn heard(&self, took: Duration) {
+        if took <= PROMPT {
+            self.silences.store(self.silences().saturating_sub(1), Ordering::Relaxed);
+        }
+    }
+}
 
 fn silent(doing: &str, patience: Duration) -> SourceError {
     SourceError::Unavailable { doing: doing.to_owned(), reason: format!("the server has been silent for {} s", patience.as_secs()) }
@@ -83,9 +132,7 @@ pub(super) struct Stream {
     pub(super) batch_rows: u32,
     pub(super) wait: Duration,
     pub(super) runtime: Arc<Runtime>,
-    pub(super) patience: Duration,
-    /// How long it may be silent once it has answered twice: the first answer only opens, and behind the second may be a long oplog.
-    pub(super) alive: Duration,
+    pub(super) patience: Arc<Patience>,
     pub(super) answers: u64,
     pub(super) doing: String,
     pub(super) replies: Option<Replies>,
@@ -128,8 +175,13 @@ impl Stream {
         stages.extend(if view == View::Sizes { &self.sizes } else { &self.stages }.iter().cloned());
         let rows = if view == View::Whole { self.batch_rows } else { 1 };
         let aggregate = self.collection.aggregate(stages).batch_size(rows).max_await_time(self.wait);
-        let opened = self.runtime.block_on(async { tokio::time::timeout(self.patience, async move { aggregate.batch().await }).await });
-        let mut cursor = match opened.map_err(|_| silent(&self.doing, self.patience))? {
+        let patience = self.patience.with_a_start();
+        let opened = self.runtime.block_on(async { tokio::time::timeout(patience, async move { aggregate.batch().await }).await });
+        let opened = opened.map_err(|_| {
+            self.patience.ran_out();
+            silent(&self.doing, patience)
+        })?;
+        let mut cursor = match opened {
             Ok(cursor) => cursor,
             Err(error) if is_too_large(&error) => {
                 self.refused = Some(failed(&self.doing, &error));
@@ -151,7 +203,21 @@ impl Stream {
     }
 
     pub(super) fn block_on<T>(&self, future: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, SourceError> {
-        within(&self.runtime, self.patience, &self.doing, future)
+        self.wait_for(self.patience.with_a_start(), future)
+    }
+
+    /// Waits for the driver; what takes longer than `patience` is a silence.
+    pub(super) fn wait_for<T>(
+        &self,
+        patience: Duration,
+        future: impl Future<Output = mongodb::error::Result<T>>,
+    ) -> Result<T, SourceError> {
+        let begun = Instant::now();
+        let result = within(&self.runtime, patience, &self.doing, future);
+        if result.is_err() && begun.elapsed() >= patience {
+            self.patience.ran_out();
+        }
+        result
     }
 
     pub(super) fn unavailable(&self, reason: &str) -> SourceError {
@@ -165,17 +231,46 @@ impl Stream {
         let Some(replies) = &mut self.replies else {
             return Err(Unread::Failed(self.unavailable("it is not open")));
         };
-        let patience = if self.answers > 1 { self.alive } else { self.patience };
+        let patience = if self.answers > 1 { self.patience.with_the_next() } else { self.patience.with_a_start() };
+        let begun = Instant::now();
         let next = self.runtime.block_on(async { tokio::time::timeout(patience, replies.receiver.recv()).await });
         match next {
             Ok(Some(Ok(batch))) => {
+                if self.answers > 1 {
+                    self.patience.heard(begun.elapsed());
+                }
                 self.answers += 1;
                 Ok(batch)
             }
             Ok(Some(Err(error))) if is_too_large(&error) => Err(Unread::TooLarge(failed(&self.doing, &error))),
             Ok(Some(Err(error))) => Err(Unread::Failed(failed(&self.doing, &error))),
             Ok(None) => Err(Unread::Failed(self.unavailable("the server closed it"))),
-            Err(_) => Err(Unread::Failed(silent(&self.doing, patience))),
+            Err(_) => {
+                self.patience.ran_out();
+                Err(Unread::Failed(silent(&self.doing, patience)))
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_with_silences_and_prompt_answers_take_it_back() {
+        let patience = Patience::default();
+        let both = |patience: &Patience| (patience.with_a_start().as_secs(), patience.with_the_next().as_secs());
+        assert_eq!(both(&patience), (15, 4));
+        (0..3).for_each(|_| patience.ran_out());
+        assert_eq!(both(&patience), (120, 32));
+        patience.heard(Duration::from_secs(20));
+        assert_eq!(both(&patience), (120, 32), "it takes its time");
+        (0..2).for_each(|_| patience.heard(Duration::from_secs(1)));
+        assert_eq!(both(&patience), (30, 8));
+        (0..2).for_each(|_| patience.heard(Duration::ZERO));
+        assert_eq!(both(&patience), (15, 4));
+        (0..20).for_each(|_| patience.ran_out());
+        assert_eq!(both(&patience), (480, 512), "within bounds");
     }
 }

@@ -11,7 +11,7 @@ use mongodb::{Client, Collection};
 
 use super::super::normalise::{Normalised, Unreadable};
 use super::super::source::{ClusterTime, Event, HistoryPlace};
-use super::{Ended, Reader, SCATTERED, decode, pipeline, within};
+use super::{Ended, Reader, SCATTERED, decode, pipeline};
 
 /// Completed documents in one chunk.
 const CHUNK_ROWS: i64 = 10_000;
@@ -116,7 +116,7 @@ impl Reader {
             }
         };
         let chunk = find(&self.client, &self.stream.collection, query, &mut take);
-        within(&self.stream.runtime, self.stream.patience * SCATTERED, &self.stream.doing, chunk)?;
+        self.stream.wait_for(self.stream.patience.with_a_start() * SCATTERED, chunk)?;
         self.count(&unreadable);
         Ok((rows, found < CHUNK_ROWS))
     }

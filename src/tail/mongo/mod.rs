@@ -25,7 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
-use self::cursor::{From, Stream, Unread, View, within};
+use self::cursor::{From, Patience, STALLED, Stream, Unread, View, within};
 use self::decode::{Decoder, NotAReply, Skip, Versions};
 pub use self::words::said;
 use super::normalise::{Normaliser, Unreadable};
@@ -36,16 +36,6 @@ use crate::spec::Spec;
 
 /// Replies that wait to be decoded, and lists of events that wait to be taken.
 const WAITING: usize = 2;
-/// A server that is there answers within a second or so; after so long without a word, everything is opened anew. Doubled each
-/// time in a row up to [`MOST_STALLS`] times, because a server that looks through a long oplog is silent, too.
-const STALLED: Duration = Duration::from_secs(15);
-/// See [`STALLED`]: eight minutes.
-const MOST_STALLS: u32 = 5;
-/// Once it has answered, it answers within [`AWAIT`] whatever happens: so much longer and it is frozen, or was replaced. Doubled like
-/// [`STALLED`], up to nine minutes.
-const FROZEN: Duration = Duration::from_secs(4);
-/// See [`FROZEN`].
-const MOST_FREEZES: u32 = 7;
 /// A chunk of a history may be scattered over a large collection.
 const SCATTERED: u32 = 10;
 /// How long a call may look for a server.
@@ -79,8 +69,7 @@ pub struct MongoSource {
     runtime: Arc<Runtime>,
     reading: Option<Receiver<Result<Vec<Event>, SourceError>>>,
     rest: VecDeque<Event>,
-    /// Failures since the last event.
-    failures: u32,
+    patience: Arc<Patience>,
     watches_oplog: bool,
     watcher: Option<oplog::Watcher>,
 }
@@ -117,7 +106,7 @@ impl MongoSource {
             runtime: Arc::new(runtime),
             reading: None,
             rest: VecDeque::new(),
-            failures: 0,
+            patience: Arc::default(),
             watches_oplog: false,
             watcher: None,
         })
@@ -195,10 +184,7 @@ impl Source for MongoSource {
         let namespace = format!("{}.{}", self.database, self.spec.source.collection);
         let doing = format!("opening the change stream of {namespace}");
         let runtime = self.runtime.clone();
-        let patience = STALLED * 2_u32.pow(self.failures.min(MOST_STALLS));
-        let alive = FROZEN * 2_u32.pow(self.failures.min(MOST_FREEZES));
-        self.failures += 1;
-        let (client, facts) = within(&runtime, patience, &doing, async {
+        let (client, facts) = within(&runtime, STALLED, &doing, async {
             let client = Self::connect(&self.uri).await?;
             let facts = Self::facts(&client, &self.database, &self.spec.source.collection).await?;
             Ok((client, facts))
@@ -225,8 +211,7 @@ impl Source for MongoSource {
             batch_rows: self.batch_rows,
             wait: if opened.history.is_some() { HISTORY_AWAIT } else { AWAIT },
             runtime: runtime.clone(),
-            patience,
-            alive,
+            patience: Arc::clone(&self.patience),
             answers: 0,
             doing,
             replies: None,
@@ -264,10 +249,7 @@ impl Source for MongoSource {
                 };
                 let wait = if into.is_empty() { timeout } else { Duration::ZERO };
                 match receiver.recv_timeout(wait) {
-                    Ok(Ok(events)) => {
-                        self.failures = 0;
-                        self.rest = events.into();
-                    }
+                    Ok(Ok(events)) => self.rest = events.into(),
                     Ok(Err(error)) => {
                         self.reading = None;
                         if into.is_empty() {
