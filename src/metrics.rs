@@ -3,6 +3,7 @@
 //! The names under `orchestration_ml_drift_` are older than tidemark and read by its neighbours. A gauge that has never
 //! been set is absent, not 0.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ::metrics::{
@@ -17,10 +18,10 @@ const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// The buckets are refused.
-    #[error("preparing the metrics' recorder")]
+    #[error("preparing the metrics' recorder: {0}")]
     Build(#[from] BuildError),
     /// Somebody was faster.
-    #[error("installing the metrics' recorder: this process already has one")]
+    #[error("installing the metrics' recorder: this process already has one: {0}")]
     Second(#[from] SetRecorderError<PrometheusRecorder>),
 }
 
@@ -100,6 +101,7 @@ fn describe() {
 
     describe_counter!("tidemark_audit_runs_total", Unit::Count, "Audits beside the tail, by outcome: clean, differs, failed.");
     describe_gauge!("tidemark_audit_findings", Unit::Count, "What the last audit that met it found, by kind.");
+    describe_counter!("tidemark_log_lines_lost_total", Unit::Count, "Lines of the log that standard error did not take: a full disk.");
     describe_counter!("tidemark_webhook_deliveries_total", Unit::Count, "Deliveries to the webhook by outcome.");
 }
 
@@ -168,8 +170,24 @@ pub fn decision_refused() {
     counter!("tidemark_tail_refused_decisions_total").increment(1);
 }
 
-/// How far tail's committed position is behind MongoDB's clock.
-pub fn tail_lags(seconds: f64) {
+/// Until where all of the change stream is committed, ms since 1970; 0 while this process does not lead.
+static TAIL_REACHES_MS: AtomicI64 = AtomicI64::new(0);
+
+/// All of the change stream is committed until then, ms since 1970 of MongoDB's clock. What that lags is computed by [`refresh`]: it
+/// grows while nothing can be committed.
+pub fn tail_reaches(cluster_ms: i64) {
+    TAIL_REACHES_MS.store(cluster_ms, Ordering::Relaxed);
+}
+
+/// Sets what depends on when it is looked at. Call it before the metrics are rendered.
+pub fn refresh(now_ms: i64) {
+    let reaches_ms = TAIL_REACHES_MS.load(Ordering::Relaxed);
+    if reaches_ms > 0 {
+        tail_lags(now_ms.saturating_sub(reaches_ms).max(0) as f64 / 1_000.0);
+    }
+}
+
+fn tail_lags(seconds: f64) {
     gauge!("tidemark_tail_lag_seconds").set(seconds);
 }
 
@@ -178,9 +196,12 @@ pub fn tail_leads() {
     gauge!("tidemark_tail_leader_state").set(1.0);
 }
 
-/// This process stands by.
+/// This process stands by: what lags is the leader's to say.
 pub fn tail_stands_by() {
     gauge!("tidemark_tail_leader_state").set(0.0);
+    if TAIL_REACHES_MS.swap(0, Ordering::Relaxed) > 0 {
+        tail_lags(0.0);
+    }
 }
 
 /// What a batch of `tickets` was: taken, of these late, and repeats that were not taken.
@@ -292,6 +313,11 @@ pub fn alert_raised(kind: &'static str) {
 /// A retraining trigger was committed.
 pub fn trigger_raised(kind: &'static str) {
     counter!("tidemark_judge_triggers_total", "type" => kind).increment(1);
+}
+
+/// Standard error did not take a line.
+pub fn log_line_lost() {
+    counter!("tidemark_log_lines_lost_total").increment(1);
 }
 
 /// A delivery to the webhook ended: `delivered`, `retried` or `given_up`.
@@ -416,6 +442,7 @@ mod tests {
             serves_model("m", 3);
             model_not_followed("m");
             load_looked_up(true);
+            log_line_lost();
             webhook_ended("delivered");
             audited("clean");
             audit_found("missing", 1);

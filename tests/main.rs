@@ -11,6 +11,7 @@ mod circle;
 mod closed_loop;
 mod command;
 mod e2e;
+mod full_disk;
 mod golden;
 mod hostile;
 mod hostile_live;

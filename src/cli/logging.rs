@@ -7,6 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::secrets::Secrets;
 use crate::config::{LogFormat, Logging};
+use crate::metrics;
 
 /// What a command says that ends by itself, unless somebody has set `log.filter`.
 pub const QUIET: &str = "error";
@@ -14,7 +15,8 @@ pub const QUIET: &str = "error";
 /// Starts logging. A second call in one process changes nothing.
 pub fn start(logging: &Logging, secrets: Secrets, no_color: Option<&str>) {
     let filter = EnvFilter::try_new(&logging.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Scrubbed(secrets));
+    // A line that cannot be written has nobody to be told to: by default that is told on standard error, and panics where that fails.
+    let base = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(Scrubbed(secrets));
     let coloured = std::io::stderr().is_terminal() && no_color.is_none_or(str::is_empty);
     // The error says that somebody (a test) has set a subscriber: theirs stays.
     drop(match logging.format {
@@ -38,7 +40,8 @@ struct Line<'w>(&'w Secrets);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(self.0.scrub(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        let text = self.0.scrub(&String::from_utf8_lossy(bytes));
+        io::stderr().write_all(text.as_bytes()).inspect_err(|_| metrics::log_line_lost())?;
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {

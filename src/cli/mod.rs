@@ -185,19 +185,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap
         Ok(cli) => cli,
         Err(error) => {
             // Help is an answer, everything else a fault of the command line. A closed pipe is nobody's fault.
-            drop(error.print());
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let printed = error.print().map_err(Failure::from);
+            if error.use_stderr() {
+                return Exit::Usage;
+            }
+            return printed.err().map_or(Exit::Ok, |failure| end_with(&failure, &Secrets::default()));
         }
     };
     let mut secrets = Secrets::default();
     match dispatch(cli, environment, &mut secrets) {
         Ok(exit) => exit,
-        Err(Failure::BrokenPipe) => Exit::Ok,
-        Err(failure) => {
-            complain(&failure, &secrets);
-            failure.exit()
-        }
+        Err(failure) => end_with(&failure, &secrets),
     }
+}
+
+fn end_with(failure: &Failure, secrets: &Secrets) -> Exit {
+    if !matches!(failure, Failure::BrokenPipe) {
+        complain(failure, secrets);
+    }
+    failure.exit()
 }
 
 fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {

@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(200);
 const FILL: Duration = Duration::from_millis(1);
 /// Marks in one transaction at most: what is behind is caught up in large steps, what is live goes one by one.
 const MARKS_PER_TRANSACTION: usize = 128;
+/// A transaction that took longer shows a log that is slow: the next is not larger.
+const UNHURRIED: Duration = Duration::from_secs(1);
 /// Marks held of a partition while another is behind; what comes beyond them is passed over and read again. A fetch brings a watcher
 /// some hundred marks of one partition of tickets before the next, so fewer would have the judge turn back all the time.
 const MARKS_AHEAD: usize = 1_000;
@@ -41,7 +43,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     /// The log.
-    #[error("the judge cannot use the log")]
+    #[error("the judge cannot use the log: {0}")]
     Log(#[from] LogError),
     /// The last status record cannot be read.
     #[error(
@@ -115,7 +117,7 @@ fn follow(context: &Context, mut member: Box<dyn Member>) -> Result<(), JudgeErr
             Polled::Assigned(partitions) if partitions.contains(&0) => {
                 // What is under way ends before it is looked what became visible.
                 drop(leader.take());
-                leader = Some(Leader::take_over(context, member.as_mut(), MARKS_PER_TRANSACTION)?);
+                leader = Some(Leader::take_over(context, member.as_mut(), Room::default())?);
             }
             Polled::Revoked(partitions) if partitions.contains(&0) => {
                 leader = None;
@@ -135,9 +137,9 @@ fn follow(context: &Context, mut member: Box<dyn Member>) -> Result<(), JudgeErr
                 tracing::info!("another process judges now");
                 return Ok(());
             }
-            Err(Stopped::TakeOver { marks }) => {
+            Err(Stopped::TakeOver { room }) => {
                 drop(current);
-                Some(Leader::take_over(context, member.as_mut(), marks)?)
+                Some(Leader::take_over(context, member.as_mut(), room)?)
             }
             Err(Stopped::Failed(error)) => return Err(error),
         };
@@ -150,7 +152,7 @@ enum Stopped {
     /// Another process has taken over.
     Fenced,
     /// Read back what became visible, then go on with at most so many marks in a transaction.
-    TakeOver { marks: usize },
+    TakeOver { room: Room },
     /// For good, or until the log is back.
     Failed(JudgeError),
 }
@@ -186,11 +188,40 @@ struct Leader {
     passed_over: Option<(i64, std::collections::BTreeSet<u32>)>,
     /// The offset after the last record that was taken of each partition: what is met again before it is not read twice.
     taken: BTreeMap<u32, i64>,
-    marks_per_transaction: usize,
+    room: Room,
+}
+
+/// How many marks go into one transaction.
+#[derive(Clone, Copy)]
+struct Room {
+    /// At most now: halved when a transaction fails (a log that is too slow for it within the transaction's time would fail it for
+    /// ever), doubled after each that passes soon.
+    marks: usize,
+    /// At most ever: halved when one is too large.
+    most: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { marks: MARKS_PER_TRANSACTION, most: MARKS_PER_TRANSACTION }
+    }
+}
+
+impl Room {
+    fn after(self, marks: usize, error: &TransactError) -> Self {
+        let half = marks.div_ceil(2);
+        Self { marks: half, most: if matches!(error, TransactError::TooLarge { .. }) { half } else { self.most } }
+    }
+
+    fn passed(&mut self, took: Duration) {
+        if took <= UNHURRIED {
+            self.marks = (self.marks * 2).min(self.most);
+        }
+    }
 }
 
 impl Leader {
-    fn take_over(context: &Context, member: &mut dyn Member, marks_per_transaction: usize) -> Result<Self, JudgeError> {
+    fn take_over(context: &Context, member: &mut dyn Member, room: Room) -> Result<Self, JudgeError> {
         context.health.set(JUDGE, State::Waiting("reading back what was judged".to_owned()));
         let (producer, restored, status) = restore::restore(context, member)?;
         fault::pass(JUDGE, Place::Restored);
@@ -209,7 +240,7 @@ impl Leader {
             filling: Vec::new(),
             passed_over: None,
             taken: BTreeMap::new(),
-            marks_per_transaction,
+            room,
         })
     }
 
@@ -271,7 +302,7 @@ impl Leader {
                 }
                 self.filling.push((verdict, threads::since(begun)));
             }
-            if self.filling.len() >= self.marks_per_transaction {
+            if self.filling.len() >= self.room.marks {
                 self.settle_and_submit(context, member, Duration::MAX)?;
             }
         }
@@ -283,8 +314,9 @@ impl Leader {
 
     /// Waits at most so long for the transaction under way, and hands over the next once there is none.
     fn settle_and_submit(&mut self, context: &Context, member: &dyn Member, time: Duration) -> Result<(), Stopped> {
-        if let Some(Done { note, result, .. }) = self.committer.wait(time) {
+        if let Some(Done { note, result, took }) = self.committer.wait(time) {
             self.settled(context, &note, result)?;
+            self.room.passed(took);
         }
         if self.filling.is_empty() || self.committer.is_busy() {
             return Ok(());
@@ -348,9 +380,8 @@ impl Leader {
             }
             Err(error) => {
                 tracing::warn!(%error, mark = number, "reading back what became visible");
-                let marks = if matches!(error, TransactError::TooLarge { .. }) { verdicts.len() / 2 } else { self.marks_per_transaction };
                 let _asked = context.stop.wait(BACKOFF.0);
-                return Err(Stopped::TakeOver { marks });
+                return Err(Stopped::TakeOver { room: self.room.after(verdicts.len(), &error) });
             }
         }
         for (verdict, took) in verdicts {

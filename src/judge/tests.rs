@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::baseline::{Baseline, Bins, Column, ErrorBaseline, Noise, TargetColumn
 use crate::clock::{DAY_MS, HOUR_MS};
 use crate::cloudevent::CloudEvent;
 use crate::config::{Config, Decision};
+use crate::log::memory::slow::SlowLog;
 use crate::log::memory::{Fault, MemoryLog};
 use crate::log::{Delivered, Log, Record, Transaction};
 use crate::spec::Spec;
@@ -637,6 +639,20 @@ fn story(partitions: u32) -> Vec<Summary> {
 }
 
 const STORY_MARKS: u64 = 24 * 22;
+
+#[test]
+fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
+    let [whole, mut run] = [Run::new(), Run::new()];
+    let slow = SlowLog::new(&run.log, 20);
+    run.context.log = Arc::new(slow.clone());
+    for each in [&whole, &run] {
+        each.publish_baseline(&baseline(1, 0));
+        each.publish(&story(1));
+        each.judge_until(STORY_MARKS);
+    }
+    assert!(slow.ended.load(Ordering::Relaxed) > 0, "nothing was too large");
+    assert_eq!(run.seen(), whole.seen());
+}
 
 #[test]
 fn the_stage_writes_alerts_triggers_and_status() {

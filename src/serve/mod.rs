@@ -55,7 +55,7 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// No thread or no runtime.
-    #[error("starting the HTTP server's thread")]
+    #[error("starting the HTTP server's thread: {0}")]
     Thread(#[source] std::io::Error),
     /// The spec is not one that predictions can be answered for.
     #[error("{0}")]

@@ -40,6 +40,7 @@ pub(super) fn router(health: &Health, metrics: PrometheusHandle, index: &str) ->
 }
 
 async fn rendered(Shared(pages): Shared<Pages>) -> impl IntoResponse {
+    crate::metrics::refresh(crate::clock::now_ms());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
 }
 

@@ -31,6 +31,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A position that moved without a record is committed this often, so that an idle collection does not outlive its oplog.
 const IDLE_COMMIT: Duration = Duration::from_secs(10);
+/// A transaction that took longer shows a log that is slow: the next is not larger.
+const UNHURRIED: Duration = Duration::from_secs(1);
 /// How often the health's words are renewed.
 const SPEAK: Duration = Duration::from_millis(500);
 
@@ -152,6 +154,8 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
 /// What is known of a transaction beside its records.
 struct Sealed {
     counts: Counts,
+    /// How many events wait for it.
+    waiting: usize,
     /// Whether events are in it.
     has_passed: bool,
     /// Cluster time of the last event.
@@ -172,7 +176,8 @@ struct Stage<'c> {
     /// Whether the group says that the partition is ours.
     ours: bool,
     most: usize,
-    /// Events in one transaction: halved when one is too large, doubled after each that is not.
+    /// Events in one transaction: halved when one is too large, or fails (a log that is too slow for it within the transaction's time would
+    /// fail it for ever); doubled after each that passes soon.
     limit: usize,
     /// The ticket that is a dead letter because its record is too large even alone.
     bury: Option<Burial>,
@@ -290,6 +295,7 @@ impl Stage<'_> {
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
+        reached(core.position().place.time());
         self.setback = None;
         tracing::info!(partitions = core.position().partitions(), "tail leads");
         let mut submitted = threads::now();
@@ -319,6 +325,9 @@ impl Stage<'_> {
                 }
             }
             let step = self.take(&mut core)?;
+            if core.waiting() == 0 && !committer.is_busy() {
+                reached(core.position().place.time());
+            }
             idle_since_commit |= core.waiting() == 0 && self.next > 0;
             let due = core.waiting() > 0 || idle_since_commit && threads::since(submitted) >= IDLE_COMMIT;
             if due && !core.is_catching_up() {
@@ -358,11 +367,12 @@ impl Stage<'_> {
     }
 
     fn submit(&mut self, committer: &mut Committer<Sealed>, core: &mut Core) {
+        let waiting = core.waiting();
         let (transaction, counts) = core.seal();
         fault::pass(PART, fault::Place::Sealed);
         // Events are in it, so that one that was too large has been passed when it is committed.
         let has_passed = !transaction.records.is_empty() && self.next > 0;
-        committer.submit(transaction, Sealed { counts, has_passed, source_time: core.position().place.time() });
+        committer.submit(transaction, Sealed { counts, waiting, has_passed, source_time: core.position().place.time() });
     }
 
     /// Waits at most so long for the transaction under way, and acts on what became of it.
@@ -379,15 +389,15 @@ impl Stage<'_> {
             Err(TransactError::Unknown { .. }) => metrics::Outcome::Unknown,
         };
         metrics::tail_transacted(outcome, took);
+        if sealed.waiting > 0 && matches!(result, Err(TransactError::Aborted { .. } | TransactError::Unknown { .. })) {
+            self.limit = self.limit.min(sealed.waiting).div_ceil(2);
+        }
         result?;
-        if sealed.has_passed {
+        if sealed.has_passed && took <= UNHURRIED {
             self.limit = (self.limit * 2).min(self.most);
         }
         count(&sealed.counts);
-        if let Some(time) = sealed.source_time {
-            let behind_ms = now_ms().saturating_sub(i64::from(time.0) * 1_000).max(0);
-            metrics::tail_lags(behind_ms as f64 / 1_000.0);
-        }
+        reached(sealed.source_time);
         Ok(())
     }
 
@@ -507,8 +517,9 @@ impl Stage<'_> {
 
     /// Commits at once, before the stream is read.
     fn commit(&mut self, producer: &mut dyn Producer, core: &mut Core) -> Result<(), Setback> {
+        let waiting = core.waiting();
         let (transaction, counts) = core.seal();
-        let sealed = Sealed { counts, has_passed: false, source_time: core.position().place.time() };
+        let sealed = Sealed { counts, waiting, has_passed: false, source_time: core.position().place.time() };
         let begun = threads::now();
         let result = producer.transact(transaction);
         self.committed(result, threads::since(begun), &sealed)
@@ -657,6 +668,13 @@ fn record_bytes(spec: &Spec, ticket: &Ticket) -> usize {
 
 fn clock_mode(config: &Tail, source: &dyn Source) -> ClockMode {
     if source.is_replay() { ClockMode::Tickets } else { config.clock }
+}
+
+/// All of the change stream is committed until then; a file and a history have no cluster time.
+fn reached(time: Option<ClusterTime>) {
+    if let Some(time) = time {
+        metrics::tail_reaches(i64::from(time.0) * 1_000);
+    }
 }
 
 fn count(counts: &Counts) {

@@ -51,6 +51,8 @@ const POLL_RESTORING: Duration = Duration::from_millis(5);
 const FILL: Duration = Duration::from_millis(1);
 /// Records in one transaction at most, however well it goes.
 const MOST_RECORDS: usize = 8_192;
+/// A transaction that took longer shows a log that is slow: the next is not larger.
+const UNHURRIED: Duration = Duration::from_secs(1);
 /// How soon after the last transaction the next is sealed while nothing urgent is in it. Each costs the broker the same, whether it
 /// holds one prediction error or hundreds; and a summary, for which a verdict waits, seldom finds one under way.
 const PACE: Duration = Duration::from_millis(100);
@@ -73,10 +75,10 @@ const BASELINE_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The spec's features cannot be computed.
-    #[error("reading the spec's features: correct the spec")]
+    #[error("reading the spec's features: {0}; correct the spec")]
     Spec(#[from] EncoderError),
     /// The log refuses for good.
-    #[error("watching {topic}")]
+    #[error("watching {topic}: {source}")]
     Log {
         /// The topic.
         topic: String,
@@ -158,7 +160,8 @@ struct Watch<'c> {
     /// Partitions that wait for a baseline.
     starved: BTreeMap<u32, u64>,
     restorer: Restorer,
-    /// Records in one transaction at most: halved when one is too large, doubled after each that is not.
+    /// Records in one transaction at most: halved when one is too large, or fails (a log that is too slow for it within the
+    /// transaction's time would fail it for ever); doubled after each that passes soon.
     limit: usize,
     /// When the last transaction was sealed.
     sealed_at: Option<Instant>,
@@ -464,7 +467,9 @@ impl<'c> Watch<'c> {
         metrics::watch_transacted(outcome, took);
         match result {
             Ok(()) => {
-                self.limit = self.limit.saturating_mul(2).min(MOST_RECORDS);
+                if took <= UNHURRIED {
+                    self.limit = self.limit.saturating_mul(2).min(MOST_RECORDS);
+                }
                 for (number, tally) in tallies {
                     count(number, tally);
                 }
@@ -479,7 +484,10 @@ impl<'c> Watch<'c> {
             // The generation in which it was sealed is over: nobody has our name.
             Err(error @ TransactError::Fenced { .. }) if self.revoked => Err(Trouble::Lost(error.to_string())),
             Err(TransactError::Fenced { .. }) => Err(Trouble::Fenced),
-            Err(error @ (TransactError::Aborted { .. } | TransactError::Unknown { .. })) => Err(Trouble::Lost(error.to_string())),
+            Err(error @ (TransactError::Aborted { .. } | TransactError::Unknown { .. })) => {
+                self.limit = self.limit.min(taken).div_ceil(2);
+                Err(Trouble::Lost(error.to_string()))
+            }
         }
     }
 

@@ -221,6 +221,7 @@ impl World {
 }
 
 use crate::log::Committed;
+use crate::log::memory::slow::SlowLog;
 
 /// How long is waited for what has to come; threads may get no turn for a while.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -632,6 +633,21 @@ fn a_transaction_that_is_too_large_is_halved_until_it_fits() {
     let (_, context) = Gated::narrow(&world, "t.watch.a", 0);
     world.feed(&Event::Ticket(ticket(&spec(), 1, T0)));
     assert!(matches!(run(&context), Err(WatchError::TooLarge { .. })), "one record that does not fit is said");
+}
+
+#[test]
+fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
+    let story = story();
+    let expected = told(1, &story).written();
+    let mut world = World::new(1);
+    let slow = SlowLog::new(&world.log, 16);
+    let context = Context { log: Arc::new(slow.clone()), ..world.context.clone() };
+    world.feed_all(&story);
+    let mut watch = Watch::new(&context).unwrap();
+    world.catch_up(&mut watch);
+    drop(watch);
+    assert!(slow.ended.load(std::sync::atomic::Ordering::Relaxed) > 0, "nothing was too large");
+    assert_eq!(world.written(), expected);
 }
 
 #[test]

@@ -34,6 +34,11 @@ pub(crate) fn said(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Whether `script/chaos` runs, not the tests that every change has to pass.
+pub(crate) fn is_campaign() -> bool {
+    said("CHAOS_CAMPAIGN").is_some()
+}
+
 /// The dice of a run: what they show follows from its seed.
 pub(crate) struct Dice(Xoshiro256PlusPlus);
 

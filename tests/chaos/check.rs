@@ -55,6 +55,12 @@ impl Checker {
         Self { topics: Topics::new(prefix), spec: Arc::new(flights::spec()), config, log }
     }
 
+    /// The same where each partition of the topics that it makes has so many copies.
+    pub(crate) fn with_copies(mut self, copies: u32) -> Self {
+        self.config.kafka.replication = copies;
+        self
+    }
+
     /// Makes the topics, as the first process would.
     pub(crate) fn create_topics(&self) {
         self.log.create_topics(&self.topics.settings(&self.config.topic_plan())).expect("the topics can be made");

@@ -11,7 +11,8 @@ use super::check::{Checker, Derived};
 use crate::e2e::{completed_at, halves, last_mark, make_baseline_from_file};
 use crate::support::{Deployment, Process, kafka, mongo, wait_until};
 
-const PARTITIONS: u32 = 3;
+/// Of the tickets.
+pub(crate) const PARTITIONS: u32 = 3;
 /// Flights of a run: three days, the second of them slow, so that episodes open and close.
 const TICKETS: usize = 2_700;
 const SLOW_FROM: usize = 900;
@@ -48,12 +49,13 @@ pub(crate) fn parts(count: usize) -> impl Iterator<Item = &'static [Document]> {
     tickets().chunks(TICKETS.div_ceil(count))
 }
 
-/// A deployment on the broker at `kafka`, and who checks it.
-fn empty(name: &str, kafka: &str) -> (Deployment, Checker) {
+/// A deployment on the broker or brokers at `kafka`, so many copies of each partition, and who checks it.
+fn empty(name: &str, kafka: &str, copies: u32) -> (Deployment, Checker) {
     let mut deployment = Deployment::new(name, PARTITIONS);
     let ms = |time: Duration| time.as_millis().to_string();
     let settings = [
         ("KAFKA_BOOTSTRAP_SERVERS", kafka.to_owned()),
+        ("TIDEMARK_KAFKA_REPLICATION", copies.to_string()),
         ("TIDEMARK_TAIL_START", "history".to_owned()),
         ("TIDEMARK_TAIL_CLOCK", "tickets".to_owned()),
         ("TIDEMARK_TAIL_TRANSACTION_ROWS", "20".to_owned()),
@@ -62,14 +64,19 @@ fn empty(name: &str, kafka: &str) -> (Deployment, Checker) {
         ("TIDEMARK_KAFKA_PROPERTIES_TRANSACTION_TIMEOUT_MS", ms(TRANSACTION)),
     ];
     settings.iter().for_each(|(key, value)| deployment.set(key, value));
-    let checker = Checker::new(&mongo().uri, kafka, name, PARTITIONS);
+    let checker = Checker::new(&mongo().uri, kafka, name, PARTITIONS).with_copies(copies);
     checker.create_topics();
     (deployment, checker)
 }
 
 /// A deployment that begins with the baseline of the flights, on the broker at `kafka`.
 pub(crate) fn deployment(name: &str, kafka: &str) -> (Deployment, Checker) {
-    let (deployment, checker) = empty(name, kafka);
+    deployment_of(name, kafka, 1)
+}
+
+/// The same on several brokers, each partition on so many of them.
+pub(crate) fn deployment_of(name: &str, kafka: &str, copies: u32) -> (Deployment, Checker) {
+    let (deployment, checker) = empty(name, kafka, copies);
     let to = |record: &Record| Record { topic: checker.topics.baselines.clone(), ..record.clone() };
     let records = clean().baseline.iter().map(to).collect();
     let mut producer = checker.log.producer("chaos").expect("a producer");
@@ -86,7 +93,7 @@ struct Clean {
 fn clean() -> &'static Clean {
     static CLEAN: OnceLock<Clean> = OnceLock::new();
     CLEAN.get_or_init(|| {
-        let (deployment, checker) = empty("chaos-clean", &kafka().bootstrap_servers);
+        let (deployment, checker) = empty("chaos-clean", &kafka().bootstrap_servers, 1);
         make_baseline_from_file(&deployment);
         let process = deployment.start("one", &["run"]);
         wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));

@@ -3,6 +3,7 @@
 //!
 //! `script/chaos NAME --seed S --count N` runs any of it.
 
+mod brokers;
 pub(crate) mod campaign;
 pub(crate) mod check;
 mod elections;
@@ -10,5 +11,8 @@ mod flow;
 mod kafka;
 mod kills;
 mod late_end;
+mod operators;
+mod overload;
 mod soak;
+mod strikes;
 mod zombies;

@@ -95,8 +95,20 @@ impl Deployment {
 
     /// The same with more in its environment.
     pub(crate) fn start_with(&self, instance: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
+        self.start_as(instance, self.program(arguments), environment)
+    }
+
+    /// The same where all that the process says finds a full disk.
+    pub(crate) fn start_on_full_disk(&self, instance: &str, arguments: &[&str]) -> Process {
+        let program = self.program(arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" >/dev/full 2>&1", "sh"]).arg(program.get_program()).args(program.get_args());
+        shell.envs(&self.environment).current_dir(std::env::temp_dir());
+        self.start_as(instance, shell, &[])
+    }
+
+    fn start_as(&self, instance: &str, mut program: Command, environment: &[(&str, &str)]) -> Process {
         let [http] = free_ports();
-        let mut program = self.program(arguments);
         program.envs(environment.iter().copied());
         program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
         Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
@@ -151,6 +163,14 @@ impl Process {
         let page = self.get("/metrics").map(|(_, page)| page).unwrap_or_default();
         let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
         page.lines().filter(is_its).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().expect("a counter")).sum()
+    }
+
+    /// Returns the sum of all series of a gauge by now; `None` while none is there.
+    pub(crate) fn gauge(&self, name: &str) -> Option<f64> {
+        let (_, page) = self.get("/metrics")?;
+        let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let values = page.lines().filter(is_its).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().expect("a gauge"));
+        values.reduce(|sum, value| sum + value)
     }
 
     /// Returns the last lines of what the process said.

@@ -95,28 +95,72 @@ impl Kafka {
         self.server.signal(name);
     }
 
+    /// Lets the broker's files of `topic` grow no further: its disk is full until it is started again.
+    pub(crate) fn fill_disk(&self, topic: &str) {
+        fill_disk(&self.server, topic);
+    }
+
+    /// Lets all producers together, of any name, write so many bytes a second; `None`: as many as they like.
+    pub(crate) fn set_producer_quota(&self, bytes_a_second: Option<u32>) {
+        let mut tool = Command::new("java");
+        tool.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &classes(), "kafka.admin.ConfigCommand"]).args([
+            "--bootstrap-server",
+            &self.bootstrap_servers,
+            "--alter",
+            "--entity-type",
+            "clients",
+            "--entity-default",
+        ]);
+        match bytes_a_second {
+            Some(bytes) => tool.args(["--add-config", &format!("producer_byte_rate={bytes}")]),
+            None => tool.args(["--delete-config", "producer_byte_rate"]),
+        };
+        let output = tool.output().expect("java is there: run script/bootstrap test");
+        assert!(output.status.success(), "kafka.admin.ConfigCommand: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Returns the server's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.server.pid()
     }
 }
 
+/// Bytes that still find room on a full disk: the batch that meets its end is written in part.
+const ROOM: u64 = 100;
+
+/// Takes the room from a broker's process: no file may grow beyond the largest that it has of `topic`, and a little. What is written
+/// there fails, as on a full disk; the broker takes its only directory for lost and ends. A process that is started later has room.
+pub(super) fn fill_disk(broker: &Server, topic: &str) {
+    let folders = std::fs::read_dir(broker.directory().join("data")).expect("the broker's data are there").flatten();
+    let of_topic = folders.filter(|folder| folder.file_name().to_string_lossy().starts_with(&format!("{topic}-")));
+    let files = of_topic.flat_map(|folder| std::fs::read_dir(folder.path()).expect("a partition's files are there").flatten());
+    let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+    let largest = logs.map(|file| file.metadata().expect("a file has a length").len()).max().expect("the broker has the topic");
+    broker.let_no_file_pass(largest + ROOM);
+}
+
 /// Listeners without any credentials.
 const OPEN: &str = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n";
 
 /// Starts Kafka in the given roles, on a disk of its own.
-fn server(roles: &str, memory: &str) -> Server {
+pub(super) fn server(roles: &str, memory: &str) -> Server {
     start(tempfile::tempdir().expect("a temporary directory"), &format!("{roles}{OPEN}"), memory, &[])
+}
+
+/// The class path of Kafka's programs.
+fn classes() -> String {
+    let libraries = tools().join("kafka/libs");
+    assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
+    format!("{}/*", libraries.display())
 }
 
 /// Starts Kafka in `directory`, in these roles and with these listeners; `formatting` says what else its storage begins with.
 pub(super) fn start(directory: TempDir, roles: &str, memory: &str, formatting: &[&str]) -> Server {
-    let libraries = tools().join("kafka/libs");
-    assert!(libraries.is_dir(), "no Kafka in {}: run script/bootstrap test", libraries.display());
-    let classes = format!("{}/*", libraries.display());
+    let classes = classes();
     let properties = directory.path().join("server.properties");
     let data = directory.path().join("data");
-    std::fs::write(&properties, format!("{roles}log.dirs={}\n{SETTINGS}", data.display())).expect("the directory takes a file");
+    // The last of two values counts.
+    std::fs::write(&properties, format!("{SETTINGS}{roles}log.dirs={}\n", data.display())).expect("the directory takes a file");
 
     let formatted = Command::new("java")
         .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", &classes])
@@ -137,6 +181,11 @@ pub(super) fn start(directory: TempDir, roles: &str, memory: &str, formatting: &
 
 /// Waits until the broker answers a client without any credentials.
 pub(super) fn wait_until_up(bootstrap_servers: &str, server: &Server) {
+    wait_until_all_up(bootstrap_servers, std::slice::from_ref(server));
+}
+
+/// Waits until the brokers, each a process, know of each other.
+pub(super) fn wait_until_all_up(bootstrap_servers: &str, servers: &[Server]) {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap_servers)
         .set("log_level", "0")
@@ -145,9 +194,11 @@ pub(super) fn wait_until_up(bootstrap_servers: &str, server: &Server) {
         .create()
         .expect("a valid client configuration");
     wait_until("Kafka answers", Duration::from_mins(3), || match client.fetch_metadata(None, Duration::from_secs(2)) {
-        Ok(metadata) if !metadata.brokers().is_empty() => Some(()),
+        Ok(metadata) if metadata.brokers().len() >= servers.len() => Some(()),
         _ => {
-            assert!(server.is_alive(), "Kafka did not start:\n{}", server.last_words());
+            for server in servers {
+                assert!(server.is_alive(), "Kafka did not start:\n{}", server.last_words());
+            }
             None
         }
     });
@@ -156,7 +207,7 @@ pub(super) fn wait_until_up(bootstrap_servers: &str, server: &Server) {
 /// A line in the server's log for each client that could not authenticate itself.
 const SAY_WHO_FAILED: &str = "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.network.Selector=info";
 
-/// What every broker of ours has, whatever its roles.
+/// What every broker of ours has, unless its roles say otherwise.
 const SETTINGS: &str = "controller.listener.names=CONTROLLER
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1

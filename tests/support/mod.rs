@@ -2,6 +2,7 @@
 
 pub(crate) mod cable;
 pub(crate) mod certificates;
+pub(crate) mod cluster;
 pub(crate) mod cutter;
 mod deployment;
 pub(crate) mod disturbed;

@@ -106,6 +106,14 @@ impl Server {
         })
     }
 
+    /// Has every write beyond so many bytes of a file fail from now on, in this process alone (`setrlimit(2)`, `RLIMIT_FSIZE`).
+    pub(crate) fn let_no_file_pass(&self, bytes: u64) {
+        let mut limit = Command::new("prlimit");
+        limit.args(["--pid", &self.pid.to_string(), &format!("--fsize={bytes}:")]);
+        let done = limit.status().expect("prlimit is there: it is in util-linux");
+        assert!(done.success(), "prlimit --pid {} --fsize={bytes}:", self.pid);
+    }
+
     /// Returns the server's directory.
     pub(crate) fn directory(&self) -> &std::path::Path {
         &self.directory

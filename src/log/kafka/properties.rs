@@ -53,7 +53,10 @@ const CONSUMER: [(&str, &str); 6] = [
 ];
 
 /// Of every producer, where the operator says nothing else.
-const PRODUCER: [(&str, &str); 3] = [
+const PRODUCER: [(&str, &str); 4] = [
+    // librdkafka (2.12, issues 5456 and 5511) waits without end for a group's coordinator that has gone while offsets are sent, until any
+    // of its connections changes: one that is idle for longer than a commit may take is closed, which is such a change.
+    ("connections.max.idle.ms", "20000"),
     // All of a transaction waits while its partitions are registered, and is batched there: there is nothing to wait for.
     ("linger.ms", "0"),
     ("queue.buffering.max.kbytes", "65536"),
@@ -123,13 +126,17 @@ impl Properties {
 
     /// For a member of `group`.
     pub(super) fn member<C: ConsumerContext>(&self, group: &str, context: C) -> Result<BaseConsumer<C>, LogError> {
+        self.build(&self.of_member(group), context)
+    }
+
+    fn of_member(&self, group: &str) -> ClientConfig {
         let mut config = self.consumer(group);
         // Eager: a new generation begins only after every member has heard that the old one is over.
         config.set("partition.assignment.strategy", "range");
         if let Some(seat) = &self.seat {
             config.set(SEAT, seat);
         }
-        self.build(&config, context)
+        config
     }
 
     /// For a client that reads what it assigns itself, and says when it has met the end.
@@ -202,6 +209,13 @@ mod tests {
     fn the_operators_values_win_over_our_defaults() {
         let properties = with("linger.ms", "7").unwrap();
         assert_eq!(properties.with_defaults(&[("linger.ms", "1"), ("fetch.min.bytes", "2")]).get("linger.ms"), Some("7"));
+    }
+
+    #[test]
+    fn a_seat_is_for_members_alone() {
+        let properties = with(SEAT, "a").unwrap();
+        assert_eq!(properties.shared.get(SEAT), None);
+        assert_eq!(properties.of_member("g").get(SEAT), Some("a"));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 mod group;
 mod partition;
+#[cfg(test)]
+pub(crate) mod slow;
 mod state;
 
 use std::ops::ControlFlow;

@@ -13,6 +13,9 @@ pub(super) fn failed(attempted: &str, path: &Path, error: &io::Error) -> Registr
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             RegistryError::refused(attempted, format!("{reason}; the registry's directory must be this user's"))
         }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            RegistryError::unavailable(attempted, format!("{reason}; there is no room: make some"))
+        }
         _ => RegistryError::unavailable(attempted, reason),
     }
 }

@@ -1,9 +1,11 @@
 //! Who leads, what it refuses, and what takes its place in the stream from elsewhere.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
+use crate::log::memory::slow::SlowLog;
 use crate::log::{Record, Transaction};
 use crate::model_event::ModelEvent;
 use crate::stage::State;
@@ -72,6 +74,17 @@ fn a_leader_that_is_replaced_anywhere_leaves_the_log_as_if_it_had_not_been() {
         crate::tail::run(&context(&log, 3, |_| ()), Box::new(source(&events, &[20]))).unwrap();
         assert_eq!(difference(&both(&log, 3), &whole), None, "stopped after {after}");
     }
+}
+
+#[test]
+fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
+    let events = Arc::new(replayed(60, 600_000));
+    let log = MemoryLog::new();
+    let slow = SlowLog::new(&log, 20);
+    let context = Context { log: Arc::new(slow.clone()), ..context(&log, 3, |_| ()) };
+    crate::tail::run(&context, Box::new(source(&events, &[]))).unwrap();
+    assert!(slow.ended.load(Ordering::Relaxed) > 0, "nothing was too large");
+    assert_eq!(difference(&both(&log, 3), &run_to_end(&events, &[], 3, None)), None);
 }
 
 #[test]
