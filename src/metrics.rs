@@ -18,10 +18,10 @@ const SECONDS: [f64; 14] = [0.0001, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// The buckets are refused.
-    #[error("preparing the metrics' recorder")]
+    #[error("preparing the metrics' recorder: {0}")]
     Build(#[from] BuildError),
     /// Somebody was faster.
-    #[error("installing the metrics' recorder: this process already has one")]
+    #[error("installing the metrics' recorder: this process already has one: {0}")]
     Second(#[from] SetRecorderError<PrometheusRecorder>),
 }
 

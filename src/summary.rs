@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use self::decimal::Decimal;
 use crate::ticket::{Control, Mark};
 
+/// Counts that a reader makes room for at most, in all slices of one record: empty cells are not written, so a short text can ask for
+/// any number of them. A full record of hourly slices has some hundred thousand.
+pub const MOST_CELLS: usize = 1 << 25;
+
 /// One record of `summaries`: what one partition knew at one mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -23,6 +27,7 @@ pub struct Summary {
     /// The mark.
     pub mark: Mark,
     /// Slices that changed since the last mark, whole (they replace what was said before), oldest first.
+    #[serde(deserialize_with = "sparse::read_slices")]
     pub slices: Vec<Slice>,
     /// Control records passed since the last mark, marks aside, in order.
     pub controls: Vec<Control>,
@@ -124,6 +129,18 @@ pub fn micros(abs: f64) -> i128 {
 }
 
 impl Slice {
+    /// Whether the sums of a window of slices like this one stay within their types. Every slice that was counted is far from that; what
+    /// a stranger writes may be anything.
+    fn can_be_added(&self) -> bool {
+        let counts = self.columns.iter().flatten().chain(&self.target);
+        let largest = counts.fold(self.rows | self.late | self.repeats, |all, count| all | count);
+        let spread = self.spread.iter().fold(0, |all, sum| all | sum);
+        let sums = self.series.values().flat_map(|sums| [sums.abs_us, sums.log, sums.log_sq]);
+        let errors = self.error_by.iter().flatten().copied().chain(sums).fold(0, |all, sum| all | sum.unsigned_abs());
+        let rows = self.series.values().fold(0, |all, sums| all | sums.rows);
+        (largest | rows) >> 44 == 0 && spread >> 54 == 0 && errors >> 106 == 0
+    }
+
     /// Adds another's counts; both must be counted over the same bins (or this one still be empty).
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
@@ -237,10 +254,17 @@ pub mod decimal {
 
 /// Counts without what is 0, which in a slice is nearly all: how many bins there are, then the cells that are not empty.
 mod sparse {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::fmt;
 
-    /// Bins that a reader makes room for at most.
+    use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+    use serde::{Deserialize, Serialize, Serializer};
+
+    use super::{MOST_CELLS, Slice};
+
+    /// Bins of one row that a reader makes room for at most.
     const MOST: usize = 65_536;
+    /// The same of all rows of one slice.
+    const MOST_OF_ROWS: usize = 1 << 20;
 
     /// `bins` gives the shape, `cells` what is in it.
     #[derive(Serialize, Deserialize)]
@@ -293,6 +317,7 @@ mod sparse {
         D: Deserializer<'de>,
     {
         let Sparse { bins, cells } = Sparse::<Vec<usize>, Vec<(usize, usize, W)>>::deserialize(deserializer)?;
+        within(bins.iter().fold(0, |sum: usize, &bins| sum.saturating_add(bins)), MOST_OF_ROWS)?;
         let mut rows = bins.into_iter().map(zeros).collect::<Result<Vec<Vec<T>>, _>>()?;
         for (column, bin, number) in cells {
             *cell(cell(&mut rows, column)?, bin)? = number.into();
@@ -301,10 +326,38 @@ mod sparse {
     }
 
     fn zeros<T: Clone + Default, E: Error>(bins: usize) -> Result<Vec<T>, E> {
-        if bins > MOST {
-            return Err(E::custom(format!("{bins} bins; {MOST} are the most")));
-        }
+        within(bins, MOST)?;
         Ok(vec![T::default(); bins])
+    }
+
+    fn within<E: Error>(bins: usize, most: usize) -> Result<(), E> {
+        if bins > most { Err(E::custom(format!("{bins} bins; {most} are the most"))) } else { Ok(()) }
+    }
+
+    /// Reads slices until they have too many cells.
+    pub(super) fn read_slices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Slice>, D::Error> {
+        struct Slices;
+        impl<'de> Visitor<'de> for Slices {
+            type Value = Vec<Slice>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("slices")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Slice>, A::Error> {
+                let (mut slices, mut cells) = (Vec::new(), 0);
+                while let Some(slice) = seq.next_element::<Slice>()? {
+                    if !slice.can_be_added() {
+                        return Err(A::Error::custom(format!("slice {} has counts that no slice has", slice.start_ms)));
+                    }
+                    let columns: usize = slice.columns.iter().map(Vec::len).sum();
+                    let errors: usize = slice.error_by.iter().map(Vec::len).sum();
+                    cells += columns + errors + slice.spread.len() + slice.target.len();
+                    within(cells, MOST_CELLS)?;
+                    slices.push(slice);
+                }
+                Ok(slices)
+            }
+        }
+        deserializer.deserialize_seq(Slices)
     }
 
     fn cell<T, E: Error>(cells: &mut [T], index: usize) -> Result<&mut T, E> {
@@ -359,5 +412,43 @@ mod tests {
         assert!(refused(r#""columns":{"bins":[1],"cells":[[1,0,1]]}"#).contains("cell 1 of 1"));
         assert!(refused(r#""error_by":{"bins":[1],"cells":[[0,0,"1.5"]]}"#).contains("invalid digit"));
         refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);
+        let many = vec!["65536"; 100].join(",");
+        assert!(refused(&format!(r#""columns":{{"bins":[{many}],"cells":[]}}"#)).contains("6553600 bins; 1048576 are the most"));
+    }
+
+    #[test]
+    fn counts_that_would_overflow_a_sum_are_no_summary() {
+        let read = |slice: &str| {
+            let mark = r#"{"number":1,"end_ms":1,"partitions":1,"baseline":1}"#;
+            let text = format!(
+                r#"{{"spec":"s","fingerprint":"f","version":1,"partition":0,"sequence":1,"controls":[],"mark":{mark},"slices":[{slice}]}}"#
+            );
+            serde_json::from_str::<Summary>(&text)
+        };
+        assert!(read(r#"{"start_ms":0,"rows":1000000000}"#).is_ok());
+        let large = i128::MAX;
+        for slice in [
+            r#"{"start_ms":7,"rows":18446744073709551615}"#.to_owned(),
+            r#"{"start_ms":7,"rows":1,"target":{"bins":1,"cells":[[0,18446744073709551615]]}}"#.to_owned(),
+            r#"{"start_ms":7,"rows":1,"spread":{"bins":1,"cells":[[0,18446744073709551615]]}}"#.to_owned(),
+            format!(r#"{{"start_ms":7,"rows":1,"error_by":{{"bins":[1],"cells":[[0,0,"{large}"]]}}}}"#),
+            format!(r#"{{"start_ms":7,"rows":1,"series":{{"recorded":{{"rows":1,"abs_us":"{large}","log":"0","log_sq":"0"}}}}}}"#),
+        ] {
+            assert!(read(&slice).unwrap_err().to_string().contains("slice 7 has counts that no slice has"), "{slice}");
+        }
+    }
+
+    #[test]
+    fn a_short_record_does_not_make_room_for_gigabytes() {
+        let slice = r#"{"start_ms":0,"rows":0,"target":{"bins":65536,"cells":[]}}"#;
+        let text = |slices: usize| {
+            format!(
+                r#"{{"spec":"s","fingerprint":"f","version":1,"partition":0,"sequence":1,"controls":[],"mark":{{"number":1,"end_ms":1,"partitions":1,"baseline":1}},"slices":[{}]}}"#,
+                vec![slice; slices].join(",")
+            )
+        };
+        assert_eq!(serde_json::from_str::<Summary>(&text(2)).unwrap().slices.len(), 2);
+        let error = serde_json::from_str::<Summary>(&text(20_000)).unwrap_err().to_string();
+        assert!(error.contains("33619968 bins; 33554432 are the most"), "{error}");
     }
 }

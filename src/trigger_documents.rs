@@ -29,7 +29,7 @@ pub enum TriggerDocumentsError {
     #[error("writing trigger documents: mongodb.uri cannot be used: {0}")]
     Uri(String),
     /// The runtime.
-    #[error("writing trigger documents: cannot start a runtime")]
+    #[error("writing trigger documents: cannot start a runtime: {0}")]
     Runtime(#[source] std::io::Error),
 }
 

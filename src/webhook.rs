@@ -44,7 +44,7 @@ pub enum WebhookError {
     #[error("making the webhook's HTTP client: {0}")]
     Client(String),
     /// The runtime.
-    #[error("making the webhook's runtime")]
+    #[error("making the webhook's runtime: {0}")]
     Runtime(#[source] std::io::Error),
 }
 

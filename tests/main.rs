@@ -25,6 +25,7 @@ mod registry_faults;
 mod registry_local;
 mod registry_mlflow;
 mod schemas;
+mod serve_hardening;
 mod serve_load;
 mod serve_openapi;
 mod servers;

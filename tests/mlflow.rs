@@ -63,7 +63,7 @@ fn an_mlflow_that_is_not_there_is_bad() {
 #[test]
 fn an_mlflow_that_wants_a_password_is_bad_and_the_answer_says_where_one_goes() {
     let uri = impostor(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    refuses(&uri, "answered 401 Unauthorized; put a user and a password");
+    refuses(&uri, "check MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD");
     refuses(&uri.replace("http://", "http://joe:hunter2@"), "answered 401 Unauthorized");
 }
 

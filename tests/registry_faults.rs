@@ -146,3 +146,25 @@ fn a_redirect_is_not_followed_with_the_credentials() {
     assert!(matches!(error, RegistryError::Invalid { .. }) && error.to_string().contains("give the final address"), "{error}");
     assert_eq!(stub.asked().len(), 1);
 }
+
+#[test]
+fn a_server_whose_every_answer_names_a_next_one_is_not_asked_for_ever() {
+    let pages = (0..300).map(|page| Answer::json("200 OK", &format!(r#"{{"next_page_token": "{}"}}"#, page % 2)));
+    let stub = Stub::start([Answer::json("200 OK", MODEL)].into_iter().chain(pages).collect());
+    let error = of(&stub).versions("m").unwrap_err();
+    assert!(matches!(error, RegistryError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("more than 100 pages"), "{error}");
+    assert_eq!(stub.asked().len(), 101);
+}
+
+#[test]
+fn folders_that_hold_folders_without_end_are_not_all_listed() {
+    let search = r#"{"model_versions": [{"version": "4", "source": "mlflow-artifacts:/1/r/artifacts/model", "run_id": "r"}]}"#;
+    let get = r#"{"model_version": {"version": "4", "source": "mlflow-artifacts:/1/r/artifacts/model", "run_id": "r"}}"#;
+    let folders = r#"{"files": [{"path": "a", "is_dir": true}, {"path": "b", "is_dir": true}, {"path": "c", "is_dir": true}]}"#;
+    let answers = [Answer::json("200 OK", search), Answer::json("200 OK", get)];
+    let stub = Stub::start(answers.into_iter().chain((0..300).map(|_| Answer::json("200 OK", folders))).collect());
+    let error = of(&stub).publish(&crate::support::publications::publication("m", "k")).unwrap_err();
+    assert!(error.to_string().contains("more than 100 folders"), "{error}");
+    assert_eq!(stub.asked().len(), 102);
+}

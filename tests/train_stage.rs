@@ -41,6 +41,8 @@ struct Failing {
     /// Promotions that the registry is away for, and that were tried.
     away: AtomicUsize,
     promotions: AtomicUsize,
+    /// Promotions of the anomaly model for which our credentials are refused.
+    locked_out: AtomicUsize,
     /// A model that cannot be published.
     refused: Option<&'static str>,
     /// Done when a model is published for the first time.
@@ -71,6 +73,10 @@ impl Registry for Failing {
         let is_away = self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if is_away {
             return Err(RegistryError::Unavailable { attempted: "promoting".to_owned(), reason: "it is away".to_owned() });
+        }
+        let left = |left: usize| left.checked_sub(1);
+        if model == ANOMALY && self.locked_out.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            return Err(RegistryError::Refused { attempted: "promoting".to_owned(), reason: "the token has expired".to_owned() });
         }
         self.inner.promote(model, version, reason)
     }
@@ -120,6 +126,7 @@ impl World {
             inner,
             away: AtomicUsize::new(0),
             promotions: AtomicUsize::new(0),
+            locked_out: AtomicUsize::new(0),
             refused: None,
             meanwhile: Mutex::default(),
         });
@@ -135,6 +142,7 @@ impl World {
             inner,
             away: AtomicUsize::new(0),
             promotions: AtomicUsize::new(0),
+            locked_out: AtomicUsize::new(0),
             refused: Some(model),
             meanwhile: Mutex::default(),
         });
@@ -352,6 +360,17 @@ fn an_anomaly_model_that_fails_hides_no_answer() {
     assert_eq!((&answer["outcome"], &answer["version"]), (&json!("promoted"), &json!(1)), "{answer}");
     assert_eq!((&answer["beside"][0]["outcome"], &answer["beside"][0]["version"]), (&json!("failed"), &Value::Null), "{answer}");
     assert!(answer["beside"][0]["reason"].as_str().unwrap().contains("it is refused"), "{answer}");
+}
+
+#[test]
+fn credentials_that_are_refused_once_lose_no_promotion() {
+    let world = World::new("locked_out_once", 3_000);
+    world.registry.locked_out.store(1, Ordering::SeqCst);
+    let running = world.start();
+    let answer = world.answered(1);
+    running.stop();
+    assert_eq!(answer["beside"][0]["outcome"], json!("promoted"), "{answer}");
+    assert_eq!(world.registry.production(ANOMALY).unwrap(), Some(1));
 }
 
 #[test]

@@ -48,15 +48,20 @@ impl Bench {
 
     /// Starts `tidemark run` with topics under `prefix`.
     pub(crate) fn run(&self, prefix: &str, database: &str, stages: &str, more: &[&str]) -> Tidemark {
+        self.run_as(prefix, prefix, database, stages, more)
+    }
+
+    /// The same by another name.
+    pub(crate) fn run_as(&self, instance: &str, prefix: &str, database: &str, stages: &str, more: &[&str]) -> Tidemark {
         let environment = [
             ("MONGODB_URI", self.mongo.uri.clone()),
             ("MONGODB_DATABASE", database.to_owned()),
             ("KAFKA_BOOTSTRAP_SERVERS", self.kafka.bootstrap_servers.clone()),
             ("TIDEMARK_HTTP_LISTEN", String::new()),
         ];
-        let mut arguments = vec!["run", "--stages", stages, "--topic-prefix", prefix, "--instance", prefix];
+        let mut arguments = vec!["run", "--stages", stages, "--topic-prefix", prefix, "--instance", instance];
         arguments.extend(more);
-        Tidemark::start(&arguments, &environment, &self.folder.path().join(format!("{prefix}.log")))
+        Tidemark::start(&arguments, &environment, &self.folder.path().join(format!("{instance}.log")))
     }
 
     /// Creates the baseline of January and February under `prefix`.

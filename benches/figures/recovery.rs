@@ -108,7 +108,7 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
     let (_, mut at_ms) = next_verdict(&statuses, START_MS + week_ms + 2 * HOUR_MS);
     eprintln!("  the window is full");
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
-    let mut held_up = Vec::new();
+    let (mut held_up, mut taken_over) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         for (n, stage) in STAGES.into_iter().enumerate() {
             // What was under way when it was killed is seen before it is started again.
@@ -127,13 +127,29 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
             // The next kill meets stages that have caught up.
             (_, at_ms) = next_verdict(&statuses, at + 5 * HOUR_MS);
         }
+        // One that stands by, at its own seat.
+        let other = bench.run_as("other", NAME, NAME, "tail", &["--set", "http.listen=127.0.0.1:0"]);
+        std::thread::sleep(Duration::from_secs(3));
+        tickets_seen.try_iter().for_each(drop);
+        processes[0].kill();
+        let begun = Instant::now();
+        // What was under way when it was killed comes within the moment.
+        let late = begun + Duration::from_millis(500);
+        let first = support::wait_until("tickets from who stood by", Duration::from_secs(60), || {
+            tickets_seen.recv_timeout(Duration::from_millis(100)).ok().map(|(seen, _)| seen).filter(|seen| *seen > late)
+        });
+        taken_over.push(first.duration_since(begun).as_secs_f64());
+        drop(other);
+        processes[0] = start(STAGES[0]);
+        (_, at_ms) = next_verdict(&statuses, at_ms + 5 * HOUR_MS);
         let last = times.each_ref().map(|times| times[times.len() - 1]);
         eprintln!(
-            "  {:.1} s tail, {:.1} s watch, {:.1} s judge; tickets again after {:.1} s",
+            "  {:.1} s tail, {:.1} s watch, {:.1} s judge; tickets again after {:.1} s, {:.1} s from one that stood by",
             last[0],
             last[1],
             last[2],
-            held_up[held_up.len() - 1]
+            held_up[held_up.len() - 1],
+            taken_over[taken_over.len() - 1]
         );
     }
     let seconds = |name: String, values: &[f64], limit: f64, goal: &'static str| {
@@ -146,6 +162,7 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
         .map(|(stage, times)| seconds(format!("{stage} started again to the first new verdict"), times, 10.0, "<= 10 s"))
         .collect();
     figures.push(seconds("tail started again to the first new ticket".to_owned(), &held_up, 1.0, "<= 1 s"));
+    figures.push(seconds("tail killed to the first new ticket of one that stood by".to_owned(), &taken_over, 9.0, "<= 9 s"));
     figures
 }
 

@@ -53,6 +53,14 @@ fn report(spec: &Spec, baseline: &Baseline, slices: &[Slice], judge: &Judge) -> 
 }
 
 #[test]
+fn counts_of_other_bins_than_the_baselines_say_nothing_and_end_nothing() {
+    let spec = spec();
+    let strange = Slice { start_ms: AT - HOUR_MS, rows: 1_000, columns: vec![vec![1_000]], target: vec![1_000], ..Slice::default() };
+    let seen = look(&baseline(&spec), &spec, &strange, 7, &Judge::default());
+    assert!(seen.judged && seen.causes.iter().all(|cause| !cause.over_warning), "{seen:?}");
+}
+
+#[test]
 fn a_quiet_window_is_ok_and_a_changed_one_says_what_changed() {
     let spec = spec();
     let baseline = baseline(&spec);

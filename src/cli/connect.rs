@@ -10,18 +10,21 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::config::Config;
 use crate::config::show::redact_uri;
 use crate::log::kafka::advice;
+use crate::registry::MlflowRegistry;
 use crate::spec::Spec;
 use crate::topics::Topics;
 
 use super::mongo;
+use super::session::mlflow_settings;
 
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What is asked of MLflow.
+const EXPERIMENTS: &str = "experiments";
 
 /// What was found at one server.
 #[derive(Debug, Serialize)]
@@ -252,69 +255,15 @@ fn transactions(client: &ClientConfig, config: &Config) -> Option<Step> {
 
 fn mlflow(config: &Config) -> Probe {
     let Some(uri) = &config.mlflow.tracking_uri else { return Probe::absent("MLflow") };
-    let address = redact_uri(uri);
-    let base = uri.trim_end_matches('/').to_owned();
-    let steps = match mongo::runtime() {
-        Ok(runtime) => runtime.block_on(mlflow_steps(&base)),
-        Err(failure) => vec![bad("connect", failure.to_string())],
+    let mut settings = mlflow_settings(&config.mlflow, uri);
+    settings.timeout = PATIENCE;
+    let found = MlflowRegistry::new(&settings).and_then(|mlflow| mlflow.has_experiments());
+    let step = match found {
+        Ok(true) => good(EXPERIMENTS, "can be read"),
+        Ok(false) => good(EXPERIMENTS, "can be read; there are none yet"),
+        Err(error) => bad(EXPERIMENTS, error.reason()),
     };
-    Probe::of("MLflow", address, steps)
-}
-
-/// Asks for one experiment, as a training will: a server's health is open to everybody, its experiments are not.
-async fn mlflow_steps(base: &str) -> Vec<Step> {
-    let tried = "experiments";
-    let client = match reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build() {
-        Ok(client) => client,
-        Err(error) => return vec![bad(tried, format!("no HTTP client: {error}"))],
-    };
-    let asked = client.post(format!("{base}/api/2.0/mlflow/experiments/search")).json(&json!({ "max_results": 1 }));
-    let reply = match asked.send().await {
-        Ok(reply) => reply,
-        // Without its URL, which may hold a password.
-        Err(error) => return vec![bad(tried, format!("{}; is it up?", causes(&error.without_url())))],
-    };
-    let status = reply.status();
-    if matches!(status.as_u16(), 401 | 403) {
-        let ways = "put a user and a password that may read experiments into mlflow.tracking_uri (http://user:password@host)";
-        return vec![bad(tried, format!("answered {status}; {ways}"))];
-    }
-    let body = match reply.text().await {
-        Ok(body) => body,
-        Err(error) => return vec![bad(tried, format!("{} while it answered {status}", causes(&error.without_url())))],
-    };
-    if !status.is_success() {
-        return vec![bad(tried, format!("answered {status}; is this an MLflow tracking server?"))];
-    }
-    let Some(found) = experiments(&body) else {
-        let start: String = body.chars().take(60).collect();
-        return vec![bad(
-            tried,
-            format!("answered {status} with {start:?}, which is no list of experiments; is this an MLflow tracking server?"),
-        )];
-    };
-    vec![good(tried, if found { "can be read" } else { "can be read; there are none yet" })]
-}
-
-/// Returns whether there is an experiment in an answer of MLflow; `None` when it is no answer of MLflow. An empty list is left
-/// out of an answer.
-fn experiments(body: &str) -> Option<bool> {
-    let answer: serde_json::Map<String, serde_json::Value> = serde_json::from_str(body).ok()?;
-    match answer.get("experiments") {
-        Some(experiments) => experiments.as_array().map(|experiments| !experiments.is_empty()),
-        None => answer.is_empty().then_some(false),
-    }
-}
-
-/// An error with everything behind it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    Probe::of("MLflow", redact_uri(uri), vec![step])
 }
 
 #[cfg(test)]

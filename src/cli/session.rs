@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::config::faults::{Fault, Faults};
 use crate::config::load::{Loaded, Sources, load_all};
 use crate::config::secrets::Secrets;
+use crate::config::{Config, Mlflow};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::registry::{LocalRegistry, MlflowRegistry, MlflowSettings, Registry};
@@ -112,12 +112,8 @@ impl Session {
             let directory = &config.registry.directory;
             return Ok((!directory.is_empty()).then(|| Arc::new(LocalRegistry::new(directory)) as Arc<dyn Registry>));
         };
-        let mut settings = MlflowSettings::new(uri.clone().into(), &config.mlflow.experiment_name);
-        settings.token.clone_from(&config.mlflow.token);
-        settings.username.clone_from(&config.mlflow.username);
-        settings.password.clone_from(&config.mlflow.password);
-        let registry = MlflowRegistry::new(&settings).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-        Ok(Some(Arc::new(registry)))
+        let registry = MlflowRegistry::new(&mlflow_settings(&config.mlflow, uri));
+        Ok(Some(Arc::new(registry.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?)))
     }
 
     /// Reads the watch spec.
@@ -173,4 +169,13 @@ fn configured_file(global: &Global, environment: &BTreeMap<String, String>) -> O
         return Some(PathBuf::from(path));
     }
     USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists())
+}
+/// Returns how MLflow at `uri` is spoken to.
+pub(super) fn mlflow_settings(mlflow: &Mlflow, uri: &str) -> MlflowSettings {
+    let mut settings = MlflowSettings::new(uri.to_owned().into(), &mlflow.experiment_name);
+    settings.token.clone_from(&mlflow.token);
+    settings.username.clone_from(&mlflow.username);
+    settings.password.clone_from(&mlflow.password);
+    settings.ca_file = mlflow.ca_file.as_ref().map(PathBuf::from);
+    settings
 }

@@ -111,6 +111,8 @@ pub struct Mlflow {
     /// `MLFLOW_TRACKING_PASSWORD`.
     #[serde(serialize_with = "show::masked")]
     pub password: Option<SecretString>,
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: a PEM file of the authorities that may vouch for the server, instead of the system's.
+    pub ca_file: Option<String>,
 }
 
 /// Models on this machine.
@@ -420,6 +422,7 @@ impl Default for Mlflow {
             token: None,
             username: None,
             password: None,
+            ca_file: None,
         }
     }
 }

@@ -317,7 +317,8 @@ impl Looker<'_> {
                 if window.rows == 0 {
                     return Psi::NONE;
                 }
-                psi(&column.counts, &window.columns[i]).unwrap_or(Psi::NONE)
+                // Counts of other bins, which only a stranger writes, say nothing; and they end nothing.
+                window.columns.get(i).and_then(|counts| psi(&column.counts, counts)).unwrap_or(Psi::NONE)
             })
             .collect()
     }

@@ -43,7 +43,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     /// The log.
-    #[error("the judge cannot use the log")]
+    #[error("the judge cannot use the log: {0}")]
     Log(#[from] LogError),
     /// The last status record cannot be read.
     #[error(

@@ -54,6 +54,19 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Returns why it failed, without what was attempted.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Unavailable { reason, .. }
+            | Self::Refused { reason, .. }
+            | Self::Corrupt { reason, .. }
+            | Self::NotFound { reason, .. }
+            | Self::Conflict { reason, .. }
+            | Self::Invalid { reason, .. } => reason,
+        }
+    }
+
     pub(super) fn unavailable(attempted: &str, reason: impl Into<String>) -> Self {
         Self::Unavailable { attempted: attempted.to_owned(), reason: reason.into() }
     }

@@ -19,6 +19,7 @@ mod versions;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -48,6 +49,8 @@ pub struct MlflowSettings {
     pub username: Option<String>,
     /// `MLFLOW_TRACKING_PASSWORD`.
     pub password: Option<SecretString>,
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`: a PEM file of the authorities that may vouch for the server, instead of the system's.
+    pub ca_file: Option<PathBuf>,
     /// Time in which one request has to be answered; ten times that for a file.
     pub timeout: Duration,
     /// Pause before the second of three tries; four times that before the third.
@@ -64,6 +67,7 @@ impl MlflowSettings {
             token: None,
             username: None,
             password: None,
+            ca_file: None,
             timeout: Duration::from_secs(30),
             pause: Duration::from_millis(500),
         }
@@ -89,9 +93,24 @@ impl MlflowRegistry {
     /// Makes the client. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`RegistryError::Invalid`] when the address is none.
+    /// [`RegistryError::Invalid`] when the address is none, or the file of authorities cannot be used.
     pub fn new(settings: &MlflowSettings) -> Result<Self, RegistryError> {
         Ok(Self { http: Http::new(settings)?, experiment: settings.experiment.clone() })
+    }
+
+    /// Asks for one experiment, as a training will: a server's health is open to everybody, its experiments are not. Returns whether
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`RegistryError`], also for a server that answers something else than experiments.
+    pub fn has_experiments(&self) -> Result<bool, RegistryError> {
+        let attempted = format!("looking for experiments in MLflow at {}", self.http.address());
+        let answer = self.http.post_for_text(&attempted, "/api/2.0/mlflow/experiments/search", &json!({ "max_results": 1 }))?;
+        wire::has_experiments(&answer).ok_or_else(|| {
+            let start: String = answer.chars().take(60).collect();
+            let reason = format!("{} answered {start:?}, which is no list of experiments", self.http.address());
+            RegistryError::unavailable(&attempted, format!("{reason}; is this an MLflow tracking server?"))
+        })
     }
 
     fn attempt(&self, what: &str, model: &str) -> String {

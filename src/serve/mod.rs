@@ -1,28 +1,30 @@
 //! The HTTP server: metrics, whether the process is alive and ready, and the predictions of [`api`]. One thread of its own.
 //!
 //! A client that sends nothing, reads nothing or comes too often costs one of a bounded number of connections for a
-//! bounded time, and never the stages.
+//! bounded time, and never the stages. When all are taken, the one that has asked nothing for the longest gives way ([`seats`]).
 
 pub mod api;
 
 mod pages;
+mod seats;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
+use self::seats::{Seat, Seats};
 use crate::stage::Context;
 
 /// Connections at a time; more wait in the system's queue.
@@ -53,7 +55,7 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// No thread or no runtime.
-    #[error("starting the HTTP server's thread")]
+    #[error("starting the HTTP server's thread: {0}")]
     Thread(#[source] std::io::Error),
     /// The spec is not one that predictions can be answered for.
     #[error("{0}")]
@@ -157,58 +159,72 @@ async fn serve(
         tracing::error!(%error, "the HTTP server cannot use its socket");
         None
     });
-    let places = Arc::new(Semaphore::new(places));
     let (ending, end) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut upkeep = time::interval(UPKEEP);
-    loop {
-        tokio::select! {
-            _ = &mut stop => break,
-            _ = upkeep.tick() => metrics.run_upkeep(),
-            Some(_) = connections.join_next() => {}
-            stream = accept(listener.as_ref(), &places) => {
-                let (stream, place) = stream;
-                let (router, end) = (router.clone(), end.clone());
-                connections.spawn(async move {
-                    drop(time::timeout(CONNECTION_LIFE + HEAD_WAIT, answer(stream, router, end)).await);
-                    drop(place);
-                });
+    {
+        let mut accepting = std::pin::pin!(accept_all(listener, &mut connections, Seats::new(places), &router, &end));
+        loop {
+            tokio::select! {
+                _ = &mut stop => break,
+                _ = upkeep.tick() => metrics.run_upkeep(),
+                () = &mut accepting => break,
             }
         }
     }
     drop(ending);
-    drop(listener);
     drop(time::timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await);
     connections.shutdown().await;
 }
 
-/// Waits for a free place, then for a connection.
-async fn accept(listener: Option<&TcpListener>, places: &Arc<Semaphore>) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+/// Takes connections and answers them; does not end. Without a listener there are none.
+async fn accept_all(
+    listener: Option<TcpListener>,
+    connections: &mut JoinSet<()>,
+    seats: Seats,
+    router: &Router,
+    end: &watch::Receiver<()>,
+) {
     let Some(listener) = listener else { return std::future::pending().await };
-    let place = Arc::clone(places).acquire_owned().await.expect("the places are never closed");
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the HTTP server cannot accept a connection");
                 time::sleep(Duration::from_millis(100)).await;
+                continue;
             }
-        }
+        };
+        let seat = seats.take().await;
+        while connections.try_join_next().is_some() {}
+        let (router, end) = (router.clone(), end.clone());
+        connections.spawn(async move { drop(time::timeout(CONNECTION_LIFE + HEAD_WAIT, answer(stream, router, end, &seat)).await) });
     }
 }
 
-/// Answers one connection's requests. When the sender of `end` is gone, or its life is over, the answer under way is its last.
-async fn answer(stream: TcpStream, router: Router, mut end: watch::Receiver<()>) {
+/// Answers one connection's requests. When the sender of `end` is gone, or its life is over, the answer under way is its last; when
+/// its seat is wanted while nothing is asked, it ends.
+async fn answer(stream: TcpStream, router: Router, mut end: watch::Receiver<()>, seat: &Seat) {
     // An answer is small: it must not wait for the acknowledgement of the one before.
     drop(stream.set_nodelay(true));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(16 * 1024);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let (answer, asked) = (router.call(request), seat.is_asked());
+        async move {
+            let answer = answer.await;
+            drop(asked);
+            answer
+        }
+    });
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let last = async {
         tokio::select! { _ = end.changed() => {}, () = time::sleep(CONNECTION_LIFE) => {} }
     };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = seat.has_to_be_given_up() => return,
         () = last => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -75,6 +75,24 @@ fn pages_are_read_only_and_few() {
 }
 
 #[test]
+fn clients_that_say_nothing_or_half_a_word_do_not_keep_others_out() {
+    let server = start(&context("127.0.0.1:0"), handle()).unwrap();
+    let connect = |number: usize| {
+        let mut stream = TcpStream::connect(server.address().unwrap()).unwrap();
+        stream.write_all(if number.is_multiple_of(2) { b"GET /healthz HTTP/1.1\r\nhost: " } else { b"" }).unwrap();
+        stream
+    };
+    let _silent: Vec<TcpStream> = (0..2 * CONNECTIONS).map(connect).collect();
+    let mut stream = TcpStream::connect(server.address().unwrap()).unwrap();
+    // Patience, and less than the silent ones are waited for.
+    stream.set_read_timeout(Some(HEAD_WAIT / 2)).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
 fn clients_that_say_nothing_do_not_hold_up_the_end() {
     let server = start(&context("127.0.0.1:0"), handle()).unwrap();
     let _silent: Vec<TcpStream> = (0..2 * CONNECTIONS).map(|_| TcpStream::connect(server.address().unwrap()).unwrap()).collect();

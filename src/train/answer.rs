@@ -1,6 +1,7 @@
 //! The answer to one request for a training: rows read, candidates tried and published, the baseline that follows.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -65,6 +66,8 @@ pub(super) struct Trainer {
     pub(super) documents: Documents,
     pub(super) known: Mutex<KnownBaselines>,
     pub(super) verdicts: Mutex<Verdicts>,
+    /// Whether the registry did not answer when it was last looked at, so that this is said once.
+    pub(super) is_registry_away: AtomicBool,
     encoder: Arc<Encoder>,
     shelf: Shelf,
     /// The rows of a file, read once: a file does not change.
@@ -89,6 +92,7 @@ impl Trainer {
             documents: Documents::default(),
             known: Mutex::default(),
             verdicts: Mutex::default(),
+            is_registry_away: AtomicBool::default(),
             encoder,
             shelf,
             rows: Mutex::default(),

@@ -75,7 +75,7 @@ pub enum TrainError {
         value: f64,
     },
     /// What linfa found wrong.
-    #[error("the dataset cannot be trained on")]
+    #[error("the dataset cannot be trained on: {0}")]
     Linfa(#[from] linfa::Error),
 }
 

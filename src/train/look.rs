@@ -2,6 +2,7 @@
 //! somebody moved Production. Looking may take seconds where a server is away, so a thread looks, and the owner decides.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::answer::Trainer;
 use super::documents::RequestDocument;
@@ -120,9 +121,16 @@ impl Trainer {
 
     fn moved(&self) -> Option<MovedTo> {
         let production = match self.registry.production(&self.context.spec.model) {
-            Ok(production) => production?,
+            Ok(production) => {
+                if self.is_registry_away.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the registry answers again");
+                }
+                production?
+            }
             Err(error) => {
-                tracing::debug!(%error, "asking the registry for Production");
+                if !self.is_registry_away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the registry does not answer: until it does nothing is promoted, and no move by others is seen");
+                }
                 return None;
             }
         };

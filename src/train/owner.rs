@@ -260,7 +260,8 @@ impl Owner {
             let version = version.expect("it was looked at");
             match put_into_production(registry.as_ref(), model, version, reason) {
                 Ok(_) => {}
-                Err(error @ RegistryError::Unavailable { .. }) => {
+                // Credentials expire, and are renewed.
+                Err(error @ (RegistryError::Unavailable { .. } | RegistryError::Refused { .. })) => {
                     tracing::warn!(%error, model, version, "the version is not yet promoted in the registry; it is tried again soon");
                     self.unapplied.push((id.to_owned(), event.clone()));
                     return;

@@ -27,13 +27,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Debug, thiserror::Error)]
 pub enum TrainStageError {
     /// The log.
-    #[error("the train stage cannot use the log")]
+    #[error("the train stage cannot use the log: {0}")]
     Log(#[from] LogError),
     /// There is nowhere to keep models.
     #[error("the train stage needs a registry: set MLFLOW_TRACKING_URI, or registry.directory, or leave train out of --stages")]
     NoRegistry,
     /// The spec's features cannot be computed.
-    #[error("reading the spec's features: correct the spec")]
+    #[error("reading the spec's features: {0}; correct the spec")]
     Spec(#[from] crate::features::EncoderError),
 }
 

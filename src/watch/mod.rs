@@ -75,10 +75,10 @@ const BASELINE_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The spec's features cannot be computed.
-    #[error("reading the spec's features: correct the spec")]
+    #[error("reading the spec's features: {0}; correct the spec")]
     Spec(#[from] EncoderError),
     /// The log refuses for good.
-    #[error("watching {topic}")]
+    #[error("watching {topic}: {source}")]
     Log {
         /// The topic.
         topic: String,

@@ -86,11 +86,9 @@ impl Restorer<'_> {
         let Some(committed) = committed else { return self.begin_after_outputs(partition, bounds) };
         let ours = Metadata::from_text(&committed.metadata).filter(|metadata| metadata.place.offset == committed.offset);
         let Some(metadata) = ours else {
-            // Somebody set the offset by hand: the window is read back from what the log still has.
-            tracing::warn!(partition, offset = committed.offset, "an offset without our metadata: the window is read anew");
-            let mut restored = self.read_back(partition, bounds.low, committed.offset.max(bounds.low))?;
-            restored.written = self.written_by_now(partition)?;
-            return Ok(restored);
+            // What is set by hand says nothing of what is written.
+            tracing::warn!(partition, offset = committed.offset, "an offset that somebody else has set is not followed");
+            return self.begin_after_outputs(partition, bounds);
         };
         let Metadata { fingerprint, restore, place, written } = metadata;
         let mut restored = if fingerprint != *self.plan.fingerprint {
@@ -113,7 +111,7 @@ impl Restorer<'_> {
         Ok(restored)
     }
 
-    /// Begins where no offset is committed: at the beginning, or after the last record whose outputs are there.
+    /// Begins where no offset of ours is committed: at the beginning, or after the last record whose outputs are there.
     fn begin_after_outputs(&mut self, partition: u32, bounds: Bounds) -> Result<Partition, RestoreError> {
         let mut done = None;
         for output in Output::ALL {
@@ -127,7 +125,7 @@ impl Restorer<'_> {
                     partition,
                     offset,
                     sequence,
-                    "no offset is committed: going on after the last record whose outputs are there"
+                    "no offset of ours is committed: going on after the last record whose outputs are there"
                 );
                 self.read_back(partition, bounds.low, offset)?
             }

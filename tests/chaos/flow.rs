@@ -11,7 +11,8 @@ use super::check::{Checker, Derived};
 use crate::e2e::{completed_at, halves, last_mark, make_baseline_from_file};
 use crate::support::{Deployment, Process, kafka, mongo, wait_until};
 
-const PARTITIONS: u32 = 3;
+/// Of the tickets.
+pub(crate) const PARTITIONS: u32 = 3;
 /// Flights of a run: three days, the second of them slow, so that episodes open and close.
 const TICKETS: usize = 2_700;
 const SLOW_FROM: usize = 900;

@@ -11,6 +11,7 @@ mod flow;
 mod kafka;
 mod kills;
 mod late_end;
+mod operators;
 mod overload;
 mod soak;
 mod strikes;

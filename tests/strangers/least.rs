@@ -4,12 +4,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use bson::{DateTime, Document, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ends, tidemark};
 use crate::support::flights::first_lines;
 use crate::support::guarded_kafka::{GuardedKafka, LEAST, PASSWORD};
 use crate::support::guarded_mongo::GuardedMongo;
+use crate::support::predictor::Predictor;
 use crate::support::{Deployment, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ const TICKETS: &str = "execution_tickets";
 
 /// Who, what on which collection (none: on the database), what on the cluster: the rows of the README's table.
 type Role = (&'static str, &'static [(&'static str, &'static [&'static str])], &'static [&'static str]);
-const ROLES: [Role; 7] = [
+const ROLES: [Role; 8] = [
     ("tail", &[("", &["listCollections"]), (TICKETS, &["find", "changeStream"]), ("local.oplog.rs", &["collStats"])], &["serverStatus"]),
     ("judge", &[("ml_retraining_triggers", &["insert", "update"])], &[]),
     ("baseline", &[(TICKETS, &["find"]), ("ml_feature_baselines", &["insert", "update"])], &[]),
@@ -35,6 +36,7 @@ const ROLES: [Role; 7] = [
         ],
         &[],
     ),
+    ("serve", &[(TICKETS, &["find", "listIndexes"])], &[]),
     ("backfill", &[(TICKETS, &["find", "listIndexes", "update"]), ("ml_backfill_history", &["createIndex", "insert", "update"])], &[]),
 ];
 const GRANTS: [(&str, &str, &str); 6] = [
@@ -90,6 +92,22 @@ fn with_the_privileges_of_the_table_and_no_other_every_command_does_its_work() {
     ends(&mut command("train", &["train", "--at", "2013-01-22"]), 0, PASSWORD);
     let backfill = ["backfill", "--from", "2013-01-20", "--model", "1", "--write-back"];
     ends(&mut command("backfill", &backfill), 0, PASSWORD);
+
+    let worker = |status: &str| doc! { "ticket_id": status, "status": status, "allocated_worker_id": "w", "completed_at": DateTime::now(), "actual_duration_ms": 500 };
+    mongo.insert(NAME, TICKETS, &[worker("PENDING"), worker("EXECUTING"), worker("COMPLETED")]);
+    let serve = environment("serve");
+    let predictor = Predictor::start(&serve.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>());
+    let (status, answer) = predictor.ask("duration", &json!({ "ticket": { "task_type": "BUILD" } }));
+    assert_eq!(status, 200, "{answer}");
+    let load = wait_until("a worker's load comes from MongoDB", LIMIT, || {
+        let (status, answer) = predictor.ask("load", &json!({ "worker_id": "w" }));
+        // A busy machine may take longer than an answer waits.
+        (status == 200 && answer["prediction"]["source"] == "rules").then_some(answer)
+    });
+    assert_eq!((&load["prediction"]["depth"], &load["prediction"]["queue_time_ms"]), (&json!(2), &json!(1_000.0)), "{load}");
+    wait_until("the indexes are looked at", LIMIT, || predictor.says("load").contains("createIndex").then_some(()));
+    assert!(!predictor.last_words().contains(PASSWORD), "{}", predictor.last_words());
+    predictor.stop();
 
     let start = |user: &str, stages: &str| {
         let mut deployment = Deployment::new(NAME, 4);

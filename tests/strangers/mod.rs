@@ -3,6 +3,7 @@
 
 mod kafka;
 mod least;
+mod mlflow;
 mod mongo;
 
 use std::path::Path;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::mongo::runtime;
-use super::process::{Server, free_ports, tools, wait_until};
+use super::process::{Server, free_ports, holds_no_secret, tools, wait_until};
 use super::{kafka, mongo};
 
 /// One deployment: a prefix and a database of its own, on the shared servers.
@@ -76,7 +76,9 @@ impl Deployment {
 
     /// Runs a command to its end, however that is.
     pub(crate) fn output(&self, arguments: &[&str]) -> Output {
-        self.program(arguments).output().expect("the program is built")
+        let output = self.program(arguments).output().expect("the program is built");
+        [&output.stdout, &output.stderr].into_iter().for_each(|said| holds_no_secret(&String::from_utf8_lossy(said)));
+        output
     }
 
     /// Runs a command to its end and returns what it said; panics when it fails.
@@ -178,7 +180,7 @@ impl Process {
 
     /// Returns all that the process said.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.server.directory().join("server.log")).unwrap_or_default()
+        self.server.said()
     }
 
     /// Whether the process that was started is still there: nobody starts it again.

@@ -8,6 +8,7 @@ mod deployment;
 pub(crate) mod disturbed;
 pub(crate) mod flights;
 pub(crate) mod guarded_kafka;
+pub(crate) mod guarded_mlflow;
 pub(crate) mod guarded_mongo;
 pub(crate) mod hostile;
 pub(crate) mod kafka;

@@ -36,13 +36,26 @@ pub(crate) fn tools() -> PathBuf {
     std::env::var_os("TIDEMARK_SERVERS").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.servers")), PathBuf::from)
 }
 
-/// A running server with a directory of its own. Killed when dropped, and when the tests end in any way.
+/// Every secret that the tests plant has this in it: in credentials, in connection strings, in tickets.
+const PLANTED: &str = "hunter2";
+
+/// Holds that none of what our own program said has a planted secret in it, whatever the test is about.
+pub(crate) fn holds_no_secret(said: &str) {
+    // A test that has failed already says why itself.
+    if let Some(line) = said.lines().find(|line| line.contains(PLANTED) && !std::thread::panicking()) {
+        panic!("tidemark tells a secret: {}", line.chars().take(2_000).collect::<String>());
+    }
+}
+
+/// A running server with a directory of its own. Killed when dropped, and when the tests end in any way. What our own program said is
+/// searched for planted secrets then.
 pub(crate) struct Server {
     watchdog: Child,
     /// What the watchdog says: the id of each process that it starts.
     says: BufReader<ChildStdout>,
     pid: u32,
     directory: PathBuf,
+    is_ours: bool,
 }
 
 impl Server {
@@ -62,7 +75,7 @@ impl Server {
         let mut watchdog = command.spawn().expect("a shell is there");
         let mut says = BufReader::new(watchdog.stdout.take().expect("it was asked for"));
         let pid = started(&mut says);
-        Self { watchdog, says, pid, directory }
+        Self { watchdog, says, pid, directory, is_ours: program.get_program() == env!("CARGO_BIN_EXE_tidemark") }
     }
 
     /// Starts the same program in the same directory again, once the one before has ended. Stop or kill it first.
@@ -118,9 +131,14 @@ impl Server {
         state.is_ok_and(|state| state.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
     }
 
+    /// Returns all that the server said.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.directory.join("server.log")).unwrap_or_default()).into_owned()
+    }
+
     /// Returns the last lines of what the server said.
     pub(crate) fn last_words(&self) -> String {
-        let all = std::fs::read_to_string(self.directory.join("server.log")).unwrap_or_default();
+        let all = self.said();
         let lines: Vec<&str> = all.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -128,8 +146,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let said = if self.is_ours { self.said() } else { String::new() };
         drop(self.watchdog.stdin.take());
         drop(self.watchdog.wait());
+        holds_no_secret(&said);
     }
 }
 

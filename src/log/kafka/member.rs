@@ -28,6 +28,13 @@ use crate::log::{Committed, Delivered, LogError, Member, Membership, MembershipO
 /// As long as another's transaction may hold the offsets back, and the broker's own 10 s to notice.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(20);
 
+/// So often within [`TWIN_TIME`] is our seat taken by a process that has our name: the two take it in turns.
+const TWIN_TURNS: usize = 4;
+/// See [`TWIN_TURNS`].
+const TWIN_TIME: Duration = Duration::from_mins(1);
+/// After how long one joins again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How often the group is served while records are waited for.
 const SEATED_EVERY: Duration = Duration::from_millis(100);
 
@@ -46,6 +53,10 @@ pub(super) struct KafkaMember {
     generation: Option<Arc<ConsumerGroupMetadata>>,
     /// An error that came behind records: told after they were taken.
     failure: Option<KafkaError>,
+    /// When our seat was taken, of late.
+    unseated: VecDeque<Instant>,
+    /// When to join again.
+    again_at: Option<Instant>,
 }
 
 /// What librdkafka calls when the group's generation changes.
@@ -108,13 +119,10 @@ impl ConsumerContext for Seat {
 
 impl KafkaMember {
     pub(super) fn join(properties: &Properties, cluster: Arc<Cluster>, group: &str, topic: &str) -> Result<Self, LogError> {
-        let doing = || format!("joining {group} on {topic}");
         if cluster.partitions(topic)? == 0 {
-            return Err(LogError::Unavailable { doing: doing(), reason: "there is no such topic".to_owned() });
+            return Err(LogError::Unavailable { doing: joining(group, topic), reason: "there is no such topic".to_owned() });
         }
-        let seat = Seat { notices: Notices::new(group), changes: Mutex::default() };
-        let consumer = properties.member(group, seat)?;
-        consumer.subscribe(&[topic]).map_err(|error| unavailable(doing(), &error))?;
+        let consumer = seated(properties, group, topic)?;
         let (group, topic) = (group.to_owned(), topic.to_owned());
         Ok(Self {
             group,
@@ -127,6 +135,8 @@ impl KafkaMember {
             fresh: Vec::new(),
             generation: None,
             failure: None,
+            unseated: VecDeque::new(),
+            again_at: None,
         })
     }
 
@@ -251,11 +261,48 @@ impl KafkaMember {
     fn is_unseated(&self) -> bool {
         self.consumer.client().fatal_error().is_some_and(|(code, _)| code == Code::FencedInstanceId)
     }
+
+    /// Gives up what is held by a client that is spent, and joins again a little later. It may have been ourselves who took the seat: a
+    /// client that asks to join a second time, because a slow broker had not answered the first, fences itself.
+    fn leave_seat(&mut self) -> Result<Polled, LogError> {
+        let now = Instant::now();
+        self.unseated.push_back(now);
+        self.unseated.retain(|before| now.duration_since(*before) < TWIN_TIME);
+        if self.unseated.len() >= TWIN_TURNS {
+            return Err(LogError::Unseated { group: self.group.clone() });
+        }
+        tracing::warn!(group = self.group, "our seat was taken by the same group.instance.id; joining again");
+        self.again_at = Some(now + AGAIN);
+        self.generation = None;
+        self.forget_fetcher();
+        let partitions: Vec<u32> = std::mem::take(&mut self.held).into_keys().collect();
+        Ok(if partitions.is_empty() { Polled::Idle } else { Polled::Revoked(partitions) })
+    }
+}
+
+/// Returns a client that asks for a seat in the group.
+fn seated(properties: &Properties, group: &str, topic: &str) -> Result<BaseConsumer<Seat>, LogError> {
+    let seat = Seat { notices: Notices::new(group), changes: Mutex::default() };
+    let consumer = properties.member(group, seat)?;
+    consumer.subscribe(&[topic]).map_err(|error| unavailable(joining(group, topic), &error))?;
+    Ok(consumer)
+}
+
+fn joining(group: &str, topic: &str) -> String {
+    format!("joining {group} on {topic}")
 }
 
 impl Member for KafkaMember {
     fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let give_up = Instant::now() + timeout;
+        if let Some(again) = self.again_at {
+            std::thread::sleep(again.min(give_up).saturating_duration_since(Instant::now()));
+            if Instant::now() < again {
+                return Ok(Polled::Idle);
+            }
+            self.consumer = seated(&self.properties, &self.group, &self.topic)?;
+            self.again_at = None;
+        }
         loop {
             while self.consumer.context().has_changed() {
                 if let Some(polled) = self.change() {
@@ -267,9 +314,8 @@ impl Member for KafkaMember {
             if !records.is_empty() {
                 return Ok(Polled::Records(records));
             }
-            // The client is spent, and one that joins again would take the seat back: the two would do so in turns.
             if self.is_unseated() {
-                return Err(LogError::Unseated { group: self.group.clone() });
+                return self.leave_seat();
             }
             if Instant::now() >= give_up && !self.consumer.context().has_changed() {
                 return Ok(Polled::Idle);

@@ -126,13 +126,17 @@ impl Properties {
 
     /// For a member of `group`.
     pub(super) fn member<C: ConsumerContext>(&self, group: &str, context: C) -> Result<BaseConsumer<C>, LogError> {
+        self.build(&self.of_member(group), context)
+    }
+
+    fn of_member(&self, group: &str) -> ClientConfig {
         let mut config = self.consumer(group);
         // Eager: a new generation begins only after every member has heard that the old one is over.
         config.set("partition.assignment.strategy", "range");
         if let Some(seat) = &self.seat {
             config.set(SEAT, seat);
         }
-        self.build(&config, context)
+        config
     }
 
     /// For a client that reads what it assigns itself, and says when it has met the end.
@@ -205,6 +209,13 @@ mod tests {
     fn the_operators_values_win_over_our_defaults() {
         let properties = with("linger.ms", "7").unwrap();
         assert_eq!(properties.with_defaults(&[("linger.ms", "1"), ("fetch.min.bytes", "2")]).get("linger.ms"), Some("7"));
+    }
+
+    #[test]
+    fn a_seat_is_for_members_alone() {
+        let properties = with(SEAT, "a").unwrap();
+        assert_eq!(properties.shared.get(SEAT), None);
+        assert_eq!(properties.of_member("g").get(SEAT), Some("a"));
     }
 
     #[test]

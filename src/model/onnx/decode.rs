@@ -32,7 +32,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// Not ONNX.
-    #[error("the model file is not ONNX: its {part} cannot be read")]
+    #[error("the model file is not ONNX: its {part} cannot be read: {source}")]
     Message {
         /// The part.
         part: &'static str,
@@ -47,7 +47,7 @@ pub enum DecodeError {
         found: String,
     },
     /// Trees that are none.
-    #[error("tree {tree} of the model file is broken")]
+    #[error("tree {tree} of the model file is broken: {source}")]
     Tree {
         /// Which.
         tree: usize,

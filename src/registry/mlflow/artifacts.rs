@@ -7,8 +7,10 @@ use super::wire::{FileInfo, Files};
 use crate::registry::RegistryError;
 
 const ROUTE: &str = "/api/2.0/mlflow-artifacts/artifacts";
-/// Folders below a run that are listed at most: ours have three.
+/// How deep a run's folders are listed: ours are two deep.
 const DEPTH: u32 = 8;
+/// Folders of a run that are listed at most: ours have three.
+const FOLDERS: usize = 100;
 
 /// The files of one run.
 pub(super) struct Artifacts<'a> {
@@ -56,7 +58,13 @@ impl<'a> Artifacts<'a> {
     pub(super) fn sizes(&self, attempted: &str) -> Result<BTreeMap<String, u64>, RegistryError> {
         let mut sizes = BTreeMap::new();
         let mut folders = vec![(String::new(), 0)];
+        let mut listed = 0;
         while let Some((folder, depth)) = folders.pop() {
+            listed += 1;
+            if listed > FOLDERS {
+                let reason = format!("{} names more than {FOLDERS} folders below {}", self.http.address(), self.root);
+                return Err(RegistryError::unavailable(attempted, reason));
+            }
             for FileInfo { path, is_dir, file_size } in self.list(attempted, &folder)? {
                 let path = format!("{folder}{path}");
                 if !is_dir {

@@ -1,8 +1,11 @@
 //! Requests to MLflow: bounded in time, in size and in number, and without the credentials in any text.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -10,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::MlflowSettings;
+use crate::config::show::MASK;
 use crate::registry::RegistryError;
 
 /// Requests made for one call, the first included.
@@ -24,12 +28,41 @@ const FILE_TIMES: u32 = 10;
 const ANSWER_BYTES: u64 = 64 << 20;
 /// Characters of a server's own words that are passed on.
 const QUOTED: usize = 400;
+/// What TLS says when it fails, and what to do about it.
+const TLS: [(&str, &str); 5] = [
+    (
+        "UnknownIssuer",
+        "the authority that vouches for the server is not known here: name that one's file as mlflow.ca_file (MLFLOW_TRACKING_SERVER_CERT_PATH)",
+    ),
+    ("not valid for name", "the server's certificate is for another host: connect by a name that it has, or have it issued for this one"),
+    ("certificate expired", "the server's certificate has to be renewed"),
+    ("not valid yet", "the server's certificate is of the future: look at the clocks"),
+    ("InvalidContentType", "does the server speak TLS at all? Else mlflow.tracking_uri (MLFLOW_TRACKING_URI) begins with http://"),
+];
 
 /// Who we say we are.
 enum Credentials {
     None,
     Token(SecretString),
     Basic(String, SecretString),
+}
+
+impl Credentials {
+    /// Returns a server's words without the credentials that it may repeat.
+    fn left_out_of(&self, words: &str) -> String {
+        match self {
+            Self::None => words.to_owned(),
+            Self::Token(token) => without(words, token.expose_secret()),
+            Self::Basic(user, password) => {
+                let password = password.expose_secret();
+                without(&without(words, &STANDARD.encode(format!("{user}:{password}"))), password)
+            }
+        }
+    }
+}
+
+fn without(words: &str, secret: &str) -> String {
+    if secret.is_empty() { words.to_owned() } else { words.replace(secret, MASK) }
 }
 
 /// A connection to one tracking server.
@@ -81,7 +114,11 @@ impl Http {
         url.set_password(None).map_err(|()| wrong())?;
         url.set_query(None);
         url.set_fragment(None);
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder();
+        if let Some(file) = &settings.ca_file {
+            client = client.tls_certs_only(authorities(attempted, file)?);
+        }
+        let client = client
             // A redirect would carry the credentials to somebody who was not configured.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT.min(settings.timeout))
@@ -110,6 +147,13 @@ impl Http {
 
     pub(super) fn post<T: DeserializeOwned>(&self, attempted: &str, path: &str, body: &Value) -> Result<T, RegistryError> {
         self.json(attempted, Method::POST, path, Body::Json(body))
+    }
+
+    /// Returns an answer that may be anybody's.
+    pub(super) fn post_for_text(&self, attempted: &str, path: &str, body: &Value) -> Result<String, RegistryError> {
+        let (method, timeout) = (Method::POST, self.timeout);
+        let bytes = self.run(&Call { attempted, method, path, body: Body::Json(body), timeout, limit_bytes: ANSWER_BYTES })?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     pub(super) fn delete<T: DeserializeOwned>(&self, attempted: &str, path: &str, body: &Value) -> Result<T, RegistryError> {
@@ -176,10 +220,10 @@ impl Http {
             Body::Bytes(bytes) => request.header("content-type", "application/octet-stream").body(bytes.to_vec()),
         };
         let response = request.send().await.map_err(|error| self.transport(call, error))?;
-        let (status, asked) = (response.status(), pause_of(&response));
+        let (status, asked, wants) = (response.status(), pause_of(&response), wanted(&response));
         let limit_bytes = if status.is_success() { call.limit_bytes } else { ANSWER_BYTES };
         let bytes = self.body(call, response, limit_bytes).await?;
-        if status.is_success() { Ok(bytes) } else { Err(self.judge(call, status, asked, &bytes)) }
+        if status.is_success() { Ok(bytes) } else { Err(self.judge(call, status, asked, &wants, &bytes)) }
     }
 
     /// Reads an answer, chunk by chunk: its announced length is a promise only.
@@ -201,11 +245,17 @@ impl Http {
         if never {
             return Failed::Never(RegistryError::invalid(call.attempted, format!("the request to {} cannot be made: {reason}", self.base)));
         }
-        Failed::Again(format!("does not answer: {reason}"), None)
+        // A certificate does not get better within seconds.
+        if let Some((_, advice)) = TLS.iter().find(|(found, _)| reason.contains(found)) {
+            return Failed::Never(RegistryError::unavailable(call.attempted, format!("{} does not answer: {reason}; {advice}", self.base)));
+        }
+        let plain = if self.base.starts_with("http://") { " And if it speaks TLS, its address begins with https://." } else { "" };
+        Failed::Again(format!("does not answer: {reason}; is it up?{plain}"), None)
     }
 
-    fn judge(&self, call: &Call, status: StatusCode, asked: Option<Duration>, body: &[u8]) -> Failed {
-        let told = Told::read(body);
+    fn judge(&self, call: &Call, status: StatusCode, asked: Option<Duration>, wants: &str, body: &[u8]) -> Failed {
+        let told = Told::read(self.credentials.left_out_of(&String::from_utf8_lossy(body)).as_bytes());
+        let wants = self.credentials.left_out_of(wants);
         let reason = format!("{} answered {status}: {}", self.base, told.message);
         if status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) {
             return Failed::Again(format!("answered {status}: {}", told.message), asked);
@@ -213,7 +263,7 @@ impl Http {
         Failed::Never(match (status, told.error_code.as_str()) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => RegistryError::refused(
                 call.attempted,
-                format!("{reason}; check MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+                format!("{reason}{wants}; check MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
             ),
             (StatusCode::NOT_FOUND, _) | (_, "RESOURCE_DOES_NOT_EXIST") => RegistryError::not_found(call.attempted, reason),
             (StatusCode::CONFLICT, _) | (_, "RESOURCE_ALREADY_EXISTS" | "INVALID_STATE") => RegistryError::conflict(call.attempted, reason),
@@ -259,6 +309,24 @@ fn credentials(settings: &MlflowSettings, url: &Url) -> Credentials {
         return Credentials::None;
     }
     Credentials::Basic(decoded(url.username()), SecretString::from(decoded(url.password().unwrap_or_default())))
+}
+
+/// Reads a file of authorities.
+fn authorities(attempted: &str, file: &Path) -> Result<Vec<reqwest::Certificate>, RegistryError> {
+    let wrong = |why: String| {
+        let ways = "mlflow.ca_file (MLFLOW_TRACKING_SERVER_CERT_PATH) names a PEM file of certificates";
+        RegistryError::invalid(attempted, format!("{}: {why}; {ways}", file.display()))
+    };
+    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(causes(&error)))?;
+    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
+}
+
+/// Returns what is wrong with the credentials, where the server says so in `WWW-Authenticate` (RFC 6750, 3.1).
+fn wanted(response: &Response) -> String {
+    let header = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let described = header.split_once("error_description=\"").and_then(|(_, rest)| rest.split_once('"'));
+    described.map_or_else(String::new, |(text, _)| format!(" ({})", text.chars().take(QUOTED).collect::<String>()))
 }
 
 fn pause_of(response: &Response) -> Option<Duration> {

@@ -12,6 +12,8 @@ use crate::registry::{Publication, RegistryError, Stage};
 
 /// Versions in one answer.
 const PAGE: u32 = 1_000;
+/// Answers that are asked for at most: a server whose every answer names a next one is not asked for ever.
+const PAGES: u32 = 100;
 /// How often a version is asked whether it is ready, and the pause between.
 const READY_TRIES: u32 = 60;
 const READY_PAUSE: Duration = Duration::from_millis(500);
@@ -83,17 +85,17 @@ pub(super) fn get(attempted: &str, http: &Http, model: &str, version: u64) -> Re
 pub(super) fn search(attempted: &str, http: &Http, filter: &str) -> Result<Vec<ModelVersion>, RegistryError> {
     let mut found = Vec::new();
     let mut token = String::new();
-    loop {
+    for _ in 0..PAGES {
         let path = format!("{}&max_results={PAGE}&page_token={}", search_path(filter, "version_number ASC"), encoded(&token));
         let page: Versions = http.get(attempted, &path)?;
         found.extend(page.model_versions);
         if page.next_page_token.is_empty() || page.next_page_token == token {
-            break;
+            found.sort_by_key(|version| version.version);
+            return Ok(found);
         }
         token = page.next_page_token;
     }
-    found.sort_by_key(|version| version.version);
-    Ok(found)
+    Err(RegistryError::unavailable(attempted, format!("{} names more than {PAGES} pages of versions", http.address())))
 }
 
 /// Returns some versions of a model, those that were changed last.

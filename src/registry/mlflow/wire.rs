@@ -12,6 +12,16 @@ use crate::registry::production::Staged;
 #[derive(Debug, Deserialize)]
 pub(super) struct Nothing {}
 
+/// Returns whether there is an experiment in an answer of `experiments/search`; `None` when it is no such answer. An empty list is
+/// left out.
+pub(super) fn has_experiments(answer: &str) -> Option<bool> {
+    let answer: serde_json::Map<String, Value> = serde_json::from_str(answer).ok()?;
+    match answer.get("experiments") {
+        Some(experiments) => experiments.as_array().map(|experiments| !experiments.is_empty()),
+        None => answer.is_empty().then_some(false),
+    }
+}
+
 /// `experiments/get-by-name`.
 #[derive(Debug, Deserialize)]
 pub(super) struct ExperimentAnswer {
