@@ -40,8 +40,8 @@ struct Line<'w>(&'w Secrets);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = self.0.scrub(&String::from_utf8_lossy(bytes));
-        io::stderr().write_all(text.as_bytes()).inspect_err(|_| metrics::log_line_lost())?;
+        let line = String::from_utf8_lossy(bytes);
+        io::stderr().write_all(self.0.scrub(&line).as_bytes()).inspect_err(|_| metrics::log_line_lost())?;
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
