@@ -16,7 +16,7 @@ use crate::topics::Topics;
 
 /// Whose a record of `positions` is.
 enum Whose {
-    Ours(Position),
+    Ours(Box<Position>),
     /// The spec.
     AnotherSpecs(String),
     /// One of ours, which another version wrote; why it cannot be read.
@@ -40,7 +40,8 @@ fn whose(record: &Delivered, spec: &Spec) -> Whose {
     match serde_json::from_slice::<Lines>(value) {
         Ok(lines) if record.key.as_deref() != Some(lines.spec.as_bytes()) => Whose::Strangers,
         Ok(lines) if lines.spec != spec.name => Whose::AnotherSpecs(lines.spec),
-        Ok(_) => Position::decode(value).map_or_else(|error| Whose::AnotherVersions(error.to_string()), Whose::Ours),
+        Ok(_) => Position::decode(value)
+            .map_or_else(|error| Whose::AnotherVersions(error.to_string()), |position| Whose::Ours(Box::new(position))),
         Err(_) => Whose::Strangers,
     }
 }
@@ -60,7 +61,7 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
         let mut strangers = 0;
         reader.read(&topics.positions, 0, from, bounds.end, &mut |record| {
             match whose(&record, spec) {
-                Whose::Ours(position) => last = Some(Ok(position)),
+                Whose::Ours(position) => last = Some(Ok(*position)),
                 Whose::AnotherVersions(why) => last = Some(Err(why)),
                 Whose::AnotherSpecs(name) => other = Some(name),
                 Whose::Strangers => strangers += 1,

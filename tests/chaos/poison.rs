@@ -96,7 +96,7 @@ impl Run<'_> {
 
     /// What each process says it has passed over, by stage and topic.
     fn counted(&self) -> BTreeMap<String, u64> {
-        let pages = self.slots.iter().flat_map(|slot| slot.process.as_ref()?.get("/metrics"));
+        let pages = self.slots.iter().filter_map(|slot| slot.process.as_ref()?.get("/metrics"));
         let lines = pages.flat_map(|(_, page)| page.lines().map(str::to_owned).collect::<Vec<_>>());
         let of = lines.filter_map(|line| Some(line.strip_prefix("tidemark_strangers_total{")?.to_owned()));
         of.filter_map(|line| line.split_once("} ").map(|(labels, count)| (labels.to_owned(), count.parse().expect("a count")))).collect()

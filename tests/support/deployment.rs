@@ -97,7 +97,7 @@ impl Deployment {
 
     /// The same with more in its environment.
     pub(crate) fn start_with(&self, instance: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
-        self.start_as(instance, self.program(arguments), environment)
+        start_as(instance, self.program(arguments), environment)
     }
 
     /// The same where all that the process says finds a full disk.
@@ -106,14 +106,7 @@ impl Deployment {
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" >/dev/full 2>&1", "sh"]).arg(program.get_program()).args(program.get_args());
         shell.envs(&self.environment).current_dir(std::env::temp_dir());
-        self.start_as(instance, shell, &[])
-    }
-
-    fn start_as(&self, instance: &str, mut program: Command, environment: &[(&str, &str)]) -> Process {
-        let [http] = free_ports();
-        program.envs(environment.iter().copied());
-        program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
-        Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
+        start_as(instance, shell, &[])
     }
 
     /// Returns the collection of the tickets, its documents as they are.
@@ -145,6 +138,13 @@ impl Deployment {
         let lines = String::from_utf8(stdout).expect("it speaks UTF-8");
         lines.lines().map(|line| serde_json::from_str(line).expect("a record a line")).collect()
     }
+}
+
+fn start_as(instance: &str, mut program: Command, environment: &[(&str, &str)]) -> Process {
+    let [http] = free_ports();
+    program.envs(environment.iter().copied());
+    program.env("TIDEMARK_INSTANCE", instance).env("TIDEMARK_HTTP_LISTEN", format!("127.0.0.1:{http}"));
+    Process { server: Server::start(tempfile::tempdir().expect("a temporary directory"), &mut program), http }
 }
 
 impl Process {
