@@ -408,7 +408,7 @@ mod tests {
         };
         assert!(refused(r#""target":{"bins":2,"cells":[[2,1]]}"#).contains("cell 2 of 2"));
         assert!(refused(r#""target":{"bins":99999999999,"cells":[]}"#).contains("65536 are the most"));
-        assert!(refused(r#""columns":{"bins":[1,99999999],"cells":[]}"#).contains("65536 are the most"));
+        assert!(refused(r#""columns":{"bins":[1,99999],"cells":[]}"#).contains("65536 are the most"));
         assert!(refused(r#""columns":{"bins":[1],"cells":[[1,0,1]]}"#).contains("cell 1 of 1"));
         assert!(refused(r#""error_by":{"bins":[1],"cells":[[0,0,"1.5"]]}"#).contains("invalid digit"));
         refused(r#""target":{"bins":2,"cells":[[0,-1]]}"#);

@@ -276,7 +276,7 @@ pub(super) fn leading_column(members: &[usize], distances: &[Psi]) -> usize {
 }
 
 fn ks_of(baseline: &Baseline, window: &Slice) -> Ks {
-    if window.rows == 0 {
+    if window.rows == 0 || window.target.len() != baseline.target.counts.len() {
         return Ks::NONE;
     }
     ks(&baseline.target.counts, &window.target).unwrap_or(Ks::NONE)
@@ -318,7 +318,8 @@ impl Looker<'_> {
                     return Psi::NONE;
                 }
                 // Counts of other bins, which only a stranger writes, say nothing; and they end nothing.
-                window.columns.get(i).and_then(|counts| psi(&column.counts, counts)).unwrap_or(Psi::NONE)
+                let counts = window.columns.get(i).filter(|counts| counts.len() == column.counts.len());
+                counts.and_then(|counts| psi(&column.counts, counts)).unwrap_or(Psi::NONE)
             })
             .collect()
     }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bson::Document;
 
-use super::campaign::{Seeds, Story, run};
+use super::campaign::{Seeds, Story, is_campaign, run};
 use super::flow::{self, On};
 use super::strikes::{self, Run, SOON};
 use crate::support::cluster::{BROKERS, COPIES, Cluster, FENCED_AFTER};
 
-/// How often brokers fail in one run.
-const STRIKES: usize = 10;
+/// How often brokers fail in one run of the campaign, and of the test that every change has to pass.
+const STRIKES: [usize; 2] = [10, 3];
 /// Runs of the test that every change has to pass.
 const SEEDS: u64 = 1;
 
@@ -119,7 +119,7 @@ fn strikes(seed: u64, story: &mut Story, cluster: &mut Cluster) {
         &format!("brokers-{seed}-{}", std::process::id()),
         &On { copies: COPIES, ..On::broker(&cluster.bootstrap_servers) },
     );
-    strikes::run(seed, story, servers, STRIKES, &mut |run, meanwhile| strike(cluster, run, meanwhile));
+    strikes::run(seed, story, servers, STRIKES[usize::from(!is_campaign())], &mut |run, meanwhile| strike(cluster, run, meanwhile));
 }
 
 #[test]

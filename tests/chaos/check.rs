@@ -74,6 +74,11 @@ impl Checker {
         self.log.create_topics(&self.topics.settings(&self.config.topic_plan())).expect("the topics can be made");
     }
 
+    /// Whether a topic keeps the last record of each key only.
+    pub(crate) fn is_compacted(&self, topic: &str) -> bool {
+        self.topics.settings(&self.config.topic_plan()).iter().any(|settings| settings.name == topic && settings.compacted)
+    }
+
     /// Returns every committed record of a partition.
     pub(crate) fn records(&self, topic: &str, partition: u32) -> Vec<Delivered> {
         self.records_within(topic, partition, i64::MAX)

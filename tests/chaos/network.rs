@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use bson::Document;
 
-use super::campaign::{Seeds, Story, run};
+use super::campaign::{Seeds, Story, is_campaign, run};
 use super::flow::{self, On};
 use super::strikes::{self, Run};
 use crate::support::cable::{Cable, Pace, Silence};
 use crate::support::{Mongo, kafka};
 
-/// How often it fails in one run.
-const STRIKES: usize = 12;
+/// How often it fails in one run of the campaign, and of the test that every change has to pass.
+const STRIKES: [usize; 2] = [12, 5];
 /// Runs of the test that every change has to pass.
 const SEEDS: u64 = 1;
 /// How long it is silent at least to outlast a connection attempt, the choice of a server, and tail's patience with one that is silent.
@@ -115,7 +115,9 @@ fn bad_ways(seed: u64, story: &mut Story, server: &Server) {
     let as_it_says = if seed.is_multiple_of(2) { "replicaSet=rs0" } else { "directConnection=true" };
     deployment.set("MONGODB_URI", &format!("mongodb://127.0.0.1:{}/?{as_it_says}", server.cable.port));
     story.tell(as_it_says);
-    strikes::run(seed, story, (deployment, checker), STRIKES, &mut |run, meanwhile| server.strike(run, meanwhile));
+    strikes::run(seed, story, (deployment, checker), STRIKES[usize::from(!is_campaign())], &mut |run, meanwhile| {
+        server.strike(run, meanwhile)
+    });
 }
 
 #[test]

@@ -46,9 +46,12 @@ impl Run<'_> {
     fn poison(&mut self) {
         let mut many = 0;
         for (topic, partitions, key) in self.topics() {
+            let is_compacted = self.checker.is_compacted(&topic);
             for partition in 0..partitions {
                 let last = self.checker.records(&topic, partition).pop();
-                let records = poison::records(&topic, partition, key, last);
+                let mut records = poison::records(&topic, partition, key, last);
+                // The broker itself refuses what it could not compact.
+                records.retain(|record| record.key.is_some() || !is_compacted);
                 many += records.len();
                 let from = self.end(&topic, partition);
                 let mut stranger = self.checker.log.producer("somebody-else").expect("a producer");

@@ -181,7 +181,9 @@ fn a_record_that_is_too_large_even_alone_is_a_dead_letter_and_the_others_arrive(
 fn tickets_without_a_position_are_never_taken_for_a_first_start() {
     let log = MemoryLog::new();
     let context = context(&log, 3, |_| ());
-    publish(&log, "tidemark.tickets", None, b"somebody's".to_vec());
+    let headers = vec![("chain".into(), Bytes::from_static(b"another log's"))];
+    let record = Record { topic: Arc::from("tidemark.tickets"), partition: 0, key: None, value: None, headers };
+    log.producer("test").unwrap().transact(Transaction { records: vec![record], ..Transaction::default() }).unwrap();
     assert!(refusal(&context, &Arc::new(replayed(5, 1))).contains("not a first start"));
 }
 
