@@ -151,9 +151,13 @@ impl Adopted {
     }
 
     fn adopt_event(&mut self, identity: Identity) {
-        if let Identity::Commit(_, time) = &identity {
-            self.latest = self.latest.max(Some(*time));
-        }
+        let time = match &identity {
+            Identity::Commit(_, time) => Some(*time),
+            // What has no id has its time in its position.
+            Identity::Place(position) => time_of_place(position),
+            Identity::Row(_) | Identity::Completion(..) => None,
+        };
+        self.latest = self.latest.max(time);
         *self.events.entry(identity).or_default() += 1;
     }
 
@@ -278,6 +282,16 @@ fn same(a: &Control, b: &Control) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_id_is_waited_for_until_its_own_time() {
+        let mut adopted = Adopted::default();
+        adopted.adopt_event(Identity::Commit(b"before".to_vec(), (5, 1)));
+        let without_id = Identity::Place(format!("{TOKEN_PLACE}82{:08X}{:08X}", 7, 1));
+        adopted.adopt_event(without_id.clone());
+        assert_eq!(adopted.pass(Some((6, 1))), 0);
+        assert!(adopted.skip(&without_id), "it is in the log already");
+    }
 
     #[test]
     fn the_stream_that_passes_its_own_events_leaves_the_rows_of_the_history() {

@@ -142,24 +142,27 @@ impl Run<'_> {
             _ => None,
         });
         let end = due.back().map(|(at, _)| *at).into_iter().chain(pauses).fold(self.script.length(), Duration::max);
-        let mut complete_at = None;
+        let mut over_at: Option<Duration> = None;
         let turns = Arc::clone(&self.world.turns);
         loop {
             let now = turns.now();
             while let Some((_, act)) = due.pop_front_if(|(at, _)| *at <= now) {
                 self.act(act, now);
             }
-            self.begin_again(plan, now);
+            if self.begin_again(plan, now) {
+                // It may have fallen with something still to write, which another can only when its seat and its transaction are given up.
+                over_at = over_at.map(|at| at.max(now + SESSION + TRANSACTION + AFTERWARDS));
+            }
             self.world.end_hanging(TRANSACTION);
             if !self.ends.lock().unwrap().is_empty() || !turns.panics().is_empty() {
                 return;
             }
             let is_over = due.is_empty() && (self.script.errors.is_none() || now > end + SESSION);
-            if complete_at.is_none() && is_over && self.is_complete() {
+            if over_at.is_none() && is_over && self.is_complete() {
                 turns.tell(|| "all is judged".to_owned());
-                complete_at = Some(now);
+                over_at = Some(now + AFTERWARDS);
             }
-            if complete_at.is_some_and(|at| now >= at + AFTERWARDS) {
+            if over_at.is_some_and(|at| now >= at) {
                 return;
             }
             if turns.is_endless() || now > end + PATIENCE {
@@ -227,8 +230,8 @@ impl Run<'_> {
         }
     }
 
-    /// Starts the plan's processes that have ended without being asked to.
-    fn begin_again(&mut self, plan: &Plan, now: Duration) {
+    /// Starts the plan's processes that have ended without being asked to. Whether there were any.
+    fn begin_again(&mut self, plan: &Plan, now: Duration) -> bool {
         let turns = Arc::clone(&self.world.turns);
         let mut numbers = Vec::new();
         self.processes.retain_mut(|process| {
@@ -245,9 +248,10 @@ impl Run<'_> {
             }
             false
         });
-        for number in numbers {
-            self.begin(number);
+        for number in &numbers {
+            self.begin(*number);
         }
+        !numbers.is_empty()
     }
 
     /// Whether all events are in the log, and the last mark is judged.
