@@ -149,7 +149,7 @@ impl Run<'_> {
             while let Some((_, act)) = due.pop_front_if(|(at, _)| *at <= now) {
                 self.act(act, now);
             }
-            if self.begin_again(plan, now) {
+            if self.begin_again(plan, now) && !plan.mishaps.is_empty() {
                 // It may have fallen with something still to write, which another can only when its seat and its transaction are given up.
                 over_at = over_at.map(|at| at.max(now + SESSION + TRANSACTION + AFTERWARDS));
             }
