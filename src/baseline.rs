@@ -7,7 +7,6 @@ pub mod document;
 pub(crate) mod learned;
 pub(crate) mod noise;
 pub mod quantile;
-pub(crate) mod stored;
 
 use std::collections::BTreeMap;
 

@@ -23,6 +23,7 @@ pub mod topics;
 pub mod log;
 
 pub mod baseline;
+mod baseline_topic;
 pub mod summary;
 
 pub mod cloudevent;

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
         "status",
         "trigger",
     ],
-    &["features", "model", "drift", "baseline"],
+    &["features", "model", "drift", "baseline", "baseline_topic"],
     &["tail"],
     &["history"],
     &["window"],

@@ -1,6 +1,7 @@
 //! The baseline that a mark names, read from the topic when it is first needed.
 
-use crate::baseline::{Baseline, stored};
+use crate::baseline::Baseline;
+use crate::baseline_topic;
 use crate::stage::Context;
 
 use super::shell::{JUDGE, JudgeError};
@@ -20,7 +21,7 @@ impl Versions {
         }
         let key = format!("{}@{version}", context.spec.name);
         let topic = &context.topics.baselines;
-        let found = stored::find(context.log.reader()?.as_mut(), topic, (&context.spec.name, version), JUDGE)?;
+        let found = baseline_topic::find(context.log.reader()?.as_mut(), topic, (&context.spec.name, version), JUDGE)?;
         let Some(found) = found else { return Ok(false) };
         let wrong = |reason: String| JudgeError::Baseline { key: key.clone(), topic: topic.to_string(), reason };
         let baseline = found.map_err(wrong)?;

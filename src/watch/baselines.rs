@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::PART;
 use super::partition::{Plan, Usable};
-use crate::baseline::{Baseline, stored};
+use crate::baseline::Baseline;
+use crate::baseline_topic;
 use crate::log::{LogError, Reader};
 use crate::window::Counting;
 
@@ -14,7 +15,7 @@ use crate::window::Counting;
 /// # Errors
 /// [`LogError`].
 pub(super) fn find(reader: &mut dyn Reader, plan: &Plan, version: u64) -> Result<Option<Usable>, LogError> {
-    let found = stored::find(reader, &plan.topics.baselines, (&plan.spec.name, version), PART)?;
+    let found = baseline_topic::find(reader, &plan.topics.baselines, (&plan.spec.name, version), PART)?;
     let key = format!("{}@{version}", plan.spec.name);
     Ok(found.and_then(|found| compile(found, &key, plan)))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use tidemark::audit::Kind;
 use tidemark::log::Transaction;
@@ -9,15 +10,19 @@ use tidemark::log::Transaction;
 use super::campaign::{Dice, Seeds, Story, run};
 use super::check::Checker;
 use super::flow::{self, Slot};
-use crate::support::{Deployment, kafka, poison, wait_until};
+use crate::support::{Deployment, kafka, poison};
 
 /// How often they write, and processes are killed.
 const ROUNDS: usize = 2;
+/// What is written meets those who run within so long, mostly; else it meets those who follow them.
+const MET_WITHIN: Duration = Duration::from_secs(1);
 
 struct Run<'r> {
     deployment: Deployment,
     checker: Checker,
     slots: Vec<Slot>,
+    /// What processes that have been killed said they had passed over.
+    told: BTreeMap<String, u64>,
     story: &'r mut Story,
 }
 
@@ -88,6 +93,8 @@ impl Run<'_> {
 
     /// Starts every process, those that run as new ones.
     fn start(&mut self) {
+        // What is read back is counted by who met it first: its last words count.
+        self.told.extend(self.counted());
         for slot in &mut self.slots {
             if let Some(process) = slot.process.take() {
                 process.kill();
@@ -106,7 +113,7 @@ impl Run<'_> {
     }
 
     /// Whoever reads a topic says how much it has passed over there.
-    fn is_counted(&self) {
+    fn is_counted(&mut self) {
         let wanted = [
             ("tail", "positions"),
             ("tail", "tickets"),
@@ -117,15 +124,19 @@ impl Run<'_> {
             ("judge", "baselines"),
             ("trigger-documents", "retraining-triggers"),
         ];
-        wait_until("everybody tells what was passed over", std::time::Duration::from_mins(2), || {
-            let counted = self.counted();
+        let missing = || -> Vec<(&str, &str)> {
+            let mut counted = self.counted();
+            counted.extend(self.told.clone());
             let has = |(stage, topic): &(&str, &str)| {
                 let its =
                     |labels: &String| labels.contains(&format!("stage=\"{stage}\"")) && labels.contains(&format!("topic=\"{topic}\""));
                 counted.iter().any(|(labels, count)| its(labels) && *count > 0)
             };
-            wanted.iter().all(has).then_some(())
-        });
+            wanted.into_iter().filter(|wanted| !has(wanted)).collect()
+        };
+        if !flow::until(|| true, || missing().is_empty()) {
+            self.story.violation(format!("strangers' records are not counted by {:?}", missing()));
+        }
     }
 
     fn go(&mut self) {
@@ -145,6 +156,7 @@ impl Run<'_> {
             self.story.tell(format!("{completed} tickets are judged"));
             if round < ROUNDS {
                 self.poison();
+                std::thread::sleep(MET_WITHIN);
                 self.start();
             }
         }
@@ -158,7 +170,7 @@ fn strangers(seed: u64, story: &mut Story) {
     let (deployment, checker) = flow::deployment(&format!("poison-{seed}-{}", std::process::id()), &kafka().bootstrap_servers);
     let mut dice = Dice::new(seed);
     let slots = flow::slots(&mut dice);
-    let mut run = Run { deployment, checker, slots, story };
+    let mut run = Run { deployment, checker, slots, told: BTreeMap::new(), story };
     run.go();
     run.slots.clear();
     let Run { checker, story, .. } = run;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde::Deserialize;
 
-use super::Baseline;
+use crate::baseline::Baseline;
 use crate::log::{LogError, Reader};
 use crate::metrics;
 
