@@ -142,7 +142,7 @@ impl Run<'_> {
             _ => None,
         });
         let end = due.back().map(|(at, _)| *at).into_iter().chain(pauses).fold(self.script.length(), Duration::max);
-        let mut over_at: Option<Duration> = None;
+        let (mut over_at, mut not_before): (Option<Duration>, Duration) = (None, Duration::ZERO);
         let turns = Arc::clone(&self.world.turns);
         loop {
             let now = turns.now();
@@ -151,7 +151,7 @@ impl Run<'_> {
             }
             if self.begin_again(plan, now) && !plan.mishaps.is_empty() {
                 // It may have fallen with something still to write, which another can only when its seat and its transaction are given up.
-                over_at = over_at.map(|at| at.max(now + SESSION + TRANSACTION + AFTERWARDS));
+                not_before = now + SESSION + TRANSACTION;
             }
             self.world.end_hanging(TRANSACTION);
             if !self.ends.lock().unwrap().is_empty() || !turns.panics().is_empty() {
@@ -160,9 +160,9 @@ impl Run<'_> {
             let is_over = due.is_empty() && (self.script.errors.is_none() || now > end + SESSION);
             if over_at.is_none() && is_over && self.is_complete() {
                 turns.tell(|| "all is judged".to_owned());
-                over_at = Some(now + AFTERWARDS);
+                over_at = Some(now);
             }
-            if over_at.is_some_and(|at| now >= at) {
+            if over_at.is_some_and(|at| now >= at.max(not_before) + AFTERWARDS) {
                 return;
             }
             if turns.is_endless() || now > end + PATIENCE {
