@@ -48,12 +48,20 @@ impl Bench {
 
     /// Starts `tidemark run` with topics under `prefix`.
     pub(crate) fn run(&self, prefix: &str, database: &str, stages: &str, more: &[&str]) -> Tidemark {
-        self.run_as(prefix, prefix, database, stages, more)
+        self.run_as((prefix, None), prefix, database, stages, more)
     }
 
-    /// The same by another name.
-    pub(crate) fn run_as(&self, instance: &str, prefix: &str, database: &str, stages: &str, more: &[&str]) -> Tidemark {
+    /// The same by another name, perhaps with one that keeps its seat in its groups.
+    pub(crate) fn run_as(
+        &self,
+        (instance, seat): (&str, Option<&str>),
+        prefix: &str,
+        database: &str,
+        stages: &str,
+        more: &[&str],
+    ) -> Tidemark {
         let environment = [
+            ("TIDEMARK_KAFKA_PROPERTIES_GROUP_INSTANCE_ID", seat.unwrap_or_default().to_owned()),
             ("MONGODB_URI", self.mongo.uri.clone()),
             ("MONGODB_DATABASE", database.to_owned()),
             ("KAFKA_BOOTSTRAP_SERVERS", self.kafka.bootstrap_servers.clone()),

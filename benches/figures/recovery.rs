@@ -99,8 +99,7 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
     drop(tickets);
     bench.create_baseline(NAME);
     // Who is started again takes its old seat in its group at once.
-    let seat = format!("kafka.properties.group.instance.id={NAME}");
-    let start = |stage: &str| bench.run(NAME, NAME, stage, &["--set", "http.listen=127.0.0.1:0", "--set", &seat]);
+    let start = |stage: &str| bench.run_as((NAME, Some(NAME)), NAME, NAME, stage, &["--set", "http.listen=127.0.0.1:0"]);
     let mut processes: [Tidemark; 3] = STAGES.map(start);
     let statuses = spy(bench.follow(&Topics::new(NAME).status));
     let tickets_seen = spy_all(&bench);
@@ -128,7 +127,7 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
             (_, at_ms) = next_verdict(&statuses, at + 5 * HOUR_MS);
         }
         // One that stands by, at its own seat.
-        let other = bench.run_as("other", NAME, NAME, "tail", &["--set", "http.listen=127.0.0.1:0"]);
+        let other = bench.run_as(("other", None), NAME, NAME, "tail", &["--set", "http.listen=127.0.0.1:0"]);
         std::thread::sleep(Duration::from_secs(3));
         tickets_seen.try_iter().for_each(drop);
         processes[0].kill();
