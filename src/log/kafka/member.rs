@@ -254,9 +254,7 @@ impl KafkaMember {
             _ => Err(unavailable(format!("polling {} on {}", self.group, self.topic), error)),
         }
     }
-}
 
-impl KafkaMember {
     /// Whether another has joined by our [`group.instance.id`](super::properties).
     fn is_unseated(&self) -> bool {
         self.consumer.client().fatal_error().is_some_and(|(code, _)| code == Code::FencedInstanceId)
@@ -273,6 +271,8 @@ impl KafkaMember {
         }
         tracing::warn!(group = self.group, "our seat was taken by the same group.instance.id; joining again");
         self.again_at = Some(now + AGAIN);
+        // What the spent client said is no news of the next one.
+        self.failure = None;
         self.generation = None;
         self.forget_fetcher();
         let partitions: Vec<u32> = std::mem::take(&mut self.held).into_keys().collect();
