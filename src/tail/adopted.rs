@@ -208,9 +208,22 @@ impl Adopted {
         let Some(place) = self.controls.iter().position(|adopted| same(&adopted.control, control)) else {
             return self.controls.is_empty().then(Vec::new);
         };
-        let completed: Vec<_> = self.controls.drain(..=place).collect();
+        Some(self.drain_to(place + 1))
+    }
+
+    /// Returns the control records to be completed when the stream only goes on under a baseline of at least this version: all up
+    /// to that one. Where it was not adopted, no mark that comes after it was, either: those up to the next mark.
+    pub(crate) fn complete_decisions(&mut self, wanted: u64) -> Vec<AdoptedControl> {
+        let is_wanted = |adopted: &AdoptedControl| matches!(adopted.control, Control::Baseline { version, .. } if version >= wanted);
+        let marked = self.controls.iter().position(|adopted| matches!(adopted.control, Control::Mark(_)));
+        let end = self.controls.iter().position(is_wanted).map_or(marked.unwrap_or(self.controls.len()), |place| place + 1);
+        self.drain_to(end)
+    }
+
+    fn drain_to(&mut self, end: usize) -> Vec<AdoptedControl> {
+        let completed: Vec<_> = self.controls.drain(..end).collect();
         self.done.extend(completed.iter().map(|adopted| adopted.control.clone()));
-        Some(completed)
+        completed
     }
 
     /// Whether `control` is among what was adopted.
@@ -225,8 +238,7 @@ impl Adopted {
 
     /// Returns all control records that are left, events or not.
     pub(crate) fn surrender(&mut self) -> Vec<AdoptedControl> {
-        self.done.extend(self.controls.iter().map(|adopted| adopted.control.clone()));
-        self.controls.drain(..).collect()
+        self.drain_to(self.controls.len())
     }
 
     /// The source will bring none of it again: forgets the events, and returns all control records.
@@ -282,6 +294,7 @@ fn same(a: &Control, b: &Control) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ticket::Mark;
 
     #[test]
     fn what_has_no_id_is_waited_for_until_its_own_time() {
@@ -291,6 +304,22 @@ mod tests {
         adopted.adopt_event(without_id.clone());
         assert_eq!(adopted.pass(Some((6, 1))), 0);
         assert!(adopted.skip(&without_id), "it is in the log already");
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_a_baseline_completes_what_was_decided_before() {
+        let accept = |id: &str| Control::Accept { id: id.to_owned(), cause: "target".to_owned() };
+        let baseline = |version| Control::Baseline { id: format!("b@{version}"), version };
+        let mark = Control::Mark(Mark { number: 7, end_ms: 0, partitions: 1, baseline: None });
+        let left = |controls: &[Control]| {
+            let controls = controls.iter().map(|control| AdoptedControl { control: control.clone(), present: vec![true] });
+            let mut adopted = Adopted { controls: controls.collect(), ..Adopted::default() };
+            adopted.complete_decisions(2);
+            adopted.controls.into_iter().map(|adopted| adopted.control).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[accept("a"), accept("b")]), []);
+        assert_eq!(left(&[accept("a"), baseline(2), mark.clone()]), std::slice::from_ref(&mark));
+        assert_eq!(left(&[accept("a"), mark.clone(), accept("b")]), [mark, accept("b")]);
     }
 
     #[test]

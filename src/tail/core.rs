@@ -285,7 +285,15 @@ impl Core {
                 }
             }
             Event::AwaitBaseline { version } => {
-                if self.position.baseline.is_none_or(|in_force| in_force < *version) {
+                let has_come = |position: &Position| position.baseline.is_some_and(|in_force| in_force >= *version);
+                if !has_come(&self.position) {
+                    // What was decided before the stream came here stood before it: a torn transaction's decisions wait no longer, not
+                    // even for their own records, which another may now stand before.
+                    for adopted in self.adopted.complete_decisions(*version) {
+                        self.complete(&adopted);
+                    }
+                }
+                if !has_come(&self.position) {
                     return Step::Await(*version);
                 }
             }
