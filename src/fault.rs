@@ -34,6 +34,10 @@ pub enum Place {
     Taken,
     Judged,
     EpisodeChanged,
+    Raised,
+    Trained,
+    Registered,
+    Promoted,
 }
 
 impl Place {
@@ -51,13 +55,18 @@ impl Place {
         Self::CommitAfter,
     ];
 
-    /// Returns the places of a stage (`tail`, `watch`, `judge`); none of another.
+    /// Returns the places of a stage (`tail`, `watch`, `judge`, `train`); none of another. What `train` writes, it writes as
+    /// `baseline` ([`crate::baseline`]), which has the places of a transaction.
     #[must_use]
     pub fn of(stage: &str) -> Vec<Self> {
         let own: &[Self] = match stage {
             "tail" => &[Self::PositionRead, Self::Adopted, Self::SourceOpened, Self::EventsRead, Self::Sealed],
             "watch" => &[Self::OffsetsRead, Self::Restored, Self::Taken, Self::Sealed],
             "judge" => &[Self::OffsetsRead, Self::Restored, Self::Taken, Self::Judged, Self::EpisodeChanged, Self::Sealed],
+            "baseline" => &[],
+            "train" => {
+                return vec![Self::Restored, Self::Raised, Self::Taken, Self::Trained, Self::Registered, Self::Sealed, Self::Promoted];
+            }
             _ => return Vec::new(),
         };
         // tail commits its position as a record, and has no offsets.
@@ -89,6 +98,10 @@ impl Place {
             Self::Taken => "taken",
             Self::Judged => "judged",
             Self::EpisodeChanged => "episode-changed",
+            Self::Raised => "raised",
+            Self::Trained => "trained",
+            Self::Registered => "registered",
+            Self::Promoted => "promoted",
         }
     }
 }
@@ -145,7 +158,7 @@ mod tests {
     #[test]
     fn there_are_more_than_25_named_places_and_no_two_of_a_stage_share_a_name() {
         let mut all = Vec::new();
-        for stage in ["tail", "watch", "judge"] {
+        for stage in ["tail", "watch", "judge", "train", "baseline"] {
             all.extend(Place::of(stage).into_iter().map(|place| format!("{stage}:{}", place.name())));
         }
         let count = all.len();

@@ -13,10 +13,12 @@ use super::documents::Documents;
 use super::frame::{Collecting, Frame};
 use super::known::KnownBaselines;
 use super::publication::{About, publication};
+use super::stage::TRAIN;
 use super::trial::{Cause, Decision, Known, Request, Trial, TrialError, Tried, trial};
 use super::verdicts::Verdicts;
 use crate::baseline::Baseline;
 use crate::clock::DAY_MS;
+use crate::fault;
 use crate::features::{Encoder, EncoderError};
 use crate::history::{self, Found, Place};
 use crate::model::duration::{DurationModel, MODEL_FILE};
@@ -300,6 +302,7 @@ impl Trainer {
     ) -> Result<Done, TrialOrText> {
         let frame = setting.frame;
         let trial = trial(frame, &self.context.spec, request, production, archived).map_err(TrialOrText::Trial)?;
+        fault::pass(TRAIN, fault::Place::Trained);
         let before = before.map(|before| before.version);
         let (chosen, beside) = std::thread::scope(|scope| {
             let anomaly = scope.spawn(|| beside::anomaly(&self.context, self.registry.as_ref(), frame, request, &trial, before));
@@ -330,6 +333,7 @@ impl Trainer {
             let (version, file) = if let Some(publication) = publication {
                 let (publication, file) = publication.map_err(|error| error.to_string())?;
                 let published = self.registry.publish(&publication).map_err(|error| error.to_string())?;
+                fault::pass(TRAIN, fault::Place::Registered);
                 (published.version, file)
             } else {
                 let Some(version) = tried.version.filter(|_| is_chosen) else { continue };

@@ -15,6 +15,7 @@ use super::schedule::{HIGH, Rules};
 use super::stage::TRAIN;
 use crate::baseline::{self, Baseline};
 use crate::clock::now_ms;
+use crate::fault::{self, Place};
 use crate::log::{Delivered, LogError, Member, OffsetCommit, Producer, Record, TransactError, Transaction};
 use crate::metrics;
 use crate::model_event::{Beside, ModelEvent, MovedBy, Notice};
@@ -64,6 +65,7 @@ impl Owner {
         let (open, manual) = requests(context, reader.as_mut(), (bounds.low, bounds.end), from, &events)?;
         member.start(0, from)?;
         let unapplied = events.unapplied();
+        fault::pass(TRAIN, Place::Restored);
         let mut owner = Self {
             producer,
             trainer: Arc::clone(trainer),
@@ -113,6 +115,7 @@ impl Owner {
                         self.open.insert(trigger.id.clone(), Open { trigger: trigger.clone(), is_held: false });
                     }
                     self.waiting.push_back((trigger, record.offset));
+                    fault::pass(TRAIN, Place::Taken);
                 }
                 TriggerChange::Closed => drop(self.open.remove(&trigger.id)),
                 TriggerChange::Raised | TriggerChange::Joined => {}
@@ -204,6 +207,7 @@ impl Owner {
             last: vec![event_record(context, event.encode())],
             offsets: Some((membership, vec![commit])),
         };
+        fault::pass(TRAIN, Place::Sealed);
         match self.producer.transact(transaction) {
             Ok(()) => {}
             Err(TransactError::TooLarge { topic, bytes }) => {
@@ -256,7 +260,10 @@ impl Owner {
         let mut before = None;
         if let Some(version) = *version {
             match put_into_production(registry.as_ref(), &context.spec.model, version, reason) {
-                Ok(found) => before = found,
+                Ok(found) => {
+                    before = found;
+                    fault::pass(TRAIN, Place::Promoted);
+                }
                 Err(error) => {
                     tracing::warn!(%error, version, "the version is promoted in the log and not yet in the registry; it is tried again soon");
                     self.unapplied.push((id.to_owned(), event.clone()));
@@ -377,6 +384,7 @@ impl Owner {
         if !self.written(Transaction { records: records.collect(), ..Transaction::default() }) {
             return Ok(false);
         }
+        fault::pass(TRAIN, Place::Raised);
         for trigger in triggers {
             tracing::info!(trigger = trigger.id, reason = trigger.reason, "a training is asked for");
             metrics::trigger_raised(trigger.trigger_type.name());

@@ -70,7 +70,7 @@ impl<'s> On<'s> {
 }
 
 /// A deployment without a baseline, and who checks it.
-fn empty(name: &str, on: &On<'_>) -> (Deployment, Checker) {
+pub(crate) fn empty(name: &str, on: &On<'_>) -> (Deployment, Checker) {
     let mut deployment = Deployment::new(name, on.partitions);
     let ms = |time: Duration| time.as_millis().to_string();
     let settings = [
@@ -205,6 +205,11 @@ pub(crate) fn apart() -> Vec<Slot> {
 /// One process, or two that stand by for each other.
 pub(crate) fn together(processes: usize) -> Vec<Slot> {
     ["one", "two"].into_iter().take(processes).map(|instance| Slot::new(instance, &STAGES)).collect()
+}
+
+/// Two processes that train and stand by for each other.
+pub(crate) fn trainers() -> Vec<Slot> {
+    vec![Slot::new("training", &["train"]), Slot::new("standing-by", &["train"])]
 }
 
 /// Who runs the stages: one process, two that stand by for each other, or most often one a stage.

@@ -17,5 +17,6 @@ mod overload;
 mod poison;
 mod soak;
 mod strikes;
+mod trainings;
 mod watchers;
 mod zombies;
