@@ -7,6 +7,8 @@ pub mod session;
 pub mod time;
 
 mod alerts;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocator;
 mod audit;
 mod backfill;
 mod baseline;
@@ -208,6 +210,10 @@ fn end_with(failure: &Failure, secrets: &Secrets) -> Exit {
 
 fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {
     let fault = environment.get(crate::fault::VARIABLE).cloned();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if cli.command.is_service() {
+        allocator::give_back(&environment);
+    }
     let mut session = Session::begin(cli.global, environment)?;
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
