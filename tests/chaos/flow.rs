@@ -197,6 +197,16 @@ impl Slot {
     }
 }
 
+/// Tells of processes that have ended by themselves. Whether all has held so far.
+pub(crate) fn nobody_ended(slots: &mut [Slot], story: &mut Story) -> bool {
+    for slot in slots {
+        if let Some(process) = slot.process.take_if(|process| !process.is_alive()) {
+            story.violation(format!("{} ended by itself:\n{}", slot.instance, process.last_words()));
+        }
+    }
+    story.is_clean()
+}
+
 /// One process for every stage.
 pub(crate) fn apart() -> Vec<Slot> {
     vec![Slot::new("t", &["tail"]), Slot::new("w", &["watch"]), Slot::new("j", &["judge"])]

@@ -114,12 +114,7 @@ struct Run<'r> {
 impl Run<'_> {
     /// Whether there is reason to wait on: nobody may end by itself.
     fn goes_on(&mut self) -> bool {
-        for slot in &mut self.slots {
-            if let Some(process) = slot.process.take_if(|process| !process.is_alive()) {
-                self.story.violation(format!("{} ended by itself:\n{}", slot.instance, process.last_words()));
-            }
-        }
-        self.story.is_clean()
+        flow::nobody_ended(&mut self.slots, self.story)
     }
 
     fn start(&mut self) {

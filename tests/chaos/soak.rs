@@ -110,16 +110,12 @@ impl Run<'_> {
 
     /// Whether there is reason to go on.
     fn goes_on(&mut self) -> bool {
-        for slot in &mut self.slots {
-            if let Some(process) = slot.process.take_if(|process| !process.is_alive()) {
-                self.story.violation(format!("{} ended by itself:\n{}", slot.instance, process.last_words()));
-            }
-        }
+        let is_clean = flow::nobody_ended(&mut self.slots, self.story);
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.resident.extend(self.slots[0].process.as_ref().and_then(|process| process.memory_mb("VmRSS")));
         }
-        self.story.is_clean()
+        is_clean
     }
 
     fn start(&mut self, slot: usize) {

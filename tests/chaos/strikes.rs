@@ -69,12 +69,7 @@ impl Run<'_> {
 
     /// Whether there is reason to wait on: nobody may have ended.
     fn goes_on(&mut self) -> bool {
-        for slot in &mut self.slots {
-            if let Some(process) = slot.process.take_if(|process| !process.is_alive()) {
-                self.story.violation(format!("{} ended by itself:\n{}", slot.instance, process.last_words()));
-            }
-        }
-        self.story.is_clean()
+        flow::nobody_ended(&mut self.slots, self.story)
     }
 
     /// Waits until `ready`; tells what is missing when it does not come.

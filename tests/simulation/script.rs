@@ -146,7 +146,10 @@ fn completions(draw: &mut Draw, slice_ms: i64, most: usize) -> Vec<Completion> {
                 break;
             }
             let number = all.len();
-            let at_ms = BEGIN_MS + slice * slice_ms + i64::try_from(draw.below(slice_ms.unsigned_abs())).unwrap();
+            // Some complete right after another, and share its transaction.
+            let begins_ms = BEGIN_MS + slice * slice_ms;
+            let before = all.last().filter(|_| draw.chance(25)).map(|last| last.at_ms.max(begins_ms));
+            let at_ms = before.unwrap_or_else(|| begins_ms + i64::try_from(draw.below(slice_ms.unsigned_abs())).unwrap());
             let commit_ms = at_ms + i64::try_from(draw.below(4_000)).unwrap();
             if draw.chance(3) {
                 all.push(Completion { at_ms, commit_ms, what: What::Idle });
