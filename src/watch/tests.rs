@@ -782,6 +782,24 @@ fn a_mark_that_names_another_baseline_is_an_alert_and_a_switch() {
 }
 
 #[test]
+fn a_mark_that_comes_again_is_an_alert_though_watch_has_begun_again_between() {
+    let mut world = World::new(1);
+    world.feed(&Event::Ticket(ticket(&spec(), 1, T0)));
+    world.feed(&Event::Mark(T0 + HOUR_MS));
+    let mut watch = world.watch();
+    world.catch_up(&mut watch);
+    drop(watch);
+    world.number -= 1;
+    world.feed(&Event::Mark(T0 + HOUR_MS));
+    let mut watch = world.watch();
+    world.catch_up(&mut watch);
+    drop(watch);
+    let alerts = world.alerts();
+    assert_eq!(alerts.len(), 1);
+    assert!(alerts[0]["reason"].as_str().unwrap().contains("follows mark"), "{}", alerts[0]["reason"]);
+}
+
+#[test]
 fn a_baseline_of_another_spec_leaves_rows_only() {
     let mut world = World::new(1);
     let mut other = baseline(world.spec(), 3, 0);
