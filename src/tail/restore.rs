@@ -51,6 +51,38 @@ fn whose(record: &Delivered, spec: &Spec) -> Whose {
 /// # Errors
 /// [`TailError::Refused`] when the topics are somebody else's: they hold tickets without a position, or another spec's position.
 pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, partitions: u32) -> Result<Option<Position>, TailError> {
+    let mut found = last_position(reader, topics, spec)?;
+    if found.is_none() {
+        let mut has_tickets = false;
+        for partition in 0..partitions {
+            has_tickets = has_tickets || has_records(reader, &topics.tickets, partition)?;
+        }
+        if !has_tickets {
+            return Ok(None);
+        }
+        // A process that stood still after the first look may see the tickets of a leader that came meanwhile. Before tickets there
+        // is a position, so a second look finds it.
+        found = last_position(reader, topics, spec)?;
+    }
+    let Some(position) = found else {
+        return Err(TailError::Refused(format!(
+            "topic {} has records, but {} has no position for them: this is not a first start. Delete both topics to begin anew, or \
+             configure another kafka.topic_prefix",
+            topics.tickets, topics.positions
+        )));
+    };
+    if position.partitions() != partitions || position.dead_letters.len() != position.tickets.len() {
+        return Err(TailError::Refused(format!(
+            "topic {} has {partitions} partitions, but the position describes {}: tickets would change partition",
+            topics.tickets,
+            position.partitions()
+        )));
+    }
+    Ok(Some(position))
+}
+
+/// Returns the newest position in its topic, if there is one.
+fn last_position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec) -> Result<Option<Position>, TailError> {
     let mut last = None;
     let mut other = None;
     let bounds = reader.bounds(&topics.positions, 0)?;
@@ -83,28 +115,7 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
             topics.positions, other, spec.name
         )));
     }
-    let Some(position) = last else {
-        for partition in 0..partitions {
-            if has_records(reader, &topics.tickets, partition)? {
-                return Err(TailError::Refused(format!(
-                    "topic {} has records, but {} has no position for them: this is not a first start. Delete both topics to begin anew, \
-                     or configure another kafka.topic_prefix",
-                    topics.tickets, topics.positions
-                )));
-            }
-        }
-        return Ok(None);
-    };
-    let position =
-        position.map_err(|error| TailError::Refused(format!("the position in topic {} cannot be read: {error}", topics.positions)))?;
-    if position.partitions() != partitions || position.dead_letters.len() != position.tickets.len() {
-        return Err(TailError::Refused(format!(
-            "topic {} has {partitions} partitions, but the position describes {}: tickets would change partition",
-            topics.tickets,
-            position.partitions()
-        )));
-    }
-    Ok(Some(position))
+    last.transpose().map_err(|error| TailError::Refused(format!("the position in topic {} cannot be read: {error}", topics.positions)))
 }
 
 fn has_records(reader: &mut dyn Reader, topic: &str, partition: u32) -> Result<bool, TailError> {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::log::memory::slow::SlowLog;
-use crate::log::{Record, Transaction};
+use crate::log::{Bounds, LogError, Reader, Record, Transaction};
 use crate::model_event::ModelEvent;
 use crate::stage::State;
 use crate::tail::position::{Head, Position};
 use crate::tail::time::SourceClock;
-use crate::tail::{PART, TailError};
+use crate::tail::{PART, TailError, restore};
 
 /// A source that does something once when so many events have been read.
 struct Interrupted<F> {
@@ -185,6 +185,43 @@ fn tickets_without_a_position_are_never_taken_for_a_first_start() {
     let record = Record { topic: Arc::from("tidemark.tickets"), partition: 0, key: None, value: None, headers };
     log.producer("test").unwrap().transact(Transaction { records: vec![record], ..Transaction::default() }).unwrap();
     assert!(refusal(&context, &Arc::new(replayed(5, 1))).contains("not a first start"));
+}
+
+/// A reader before whom something happens once, when it first looks at the tickets.
+struct Frozen<F> {
+    reader: Box<dyn Reader>,
+    act: Option<F>,
+}
+
+impl<F: FnOnce() + Send> Reader for Frozen<F> {
+    fn bounds(&mut self, topic: &str, partition: u32) -> Result<Bounds, LogError> {
+        if let Some(act) = self.act.take_if(|_| topic == "tidemark.tickets") {
+            act();
+        }
+        self.reader.bounds(topic, partition)
+    }
+
+    fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(Delivered) -> ControlFlow<()>,
+    ) -> Result<(), LogError> {
+        self.reader.read(topic, partition, from, to, each)
+    }
+}
+
+#[test]
+fn who_stands_still_while_another_starts_for_the_first_time_finds_its_position() {
+    let log = MemoryLog::new();
+    let context = context(&log, 2, |_| ());
+    let events = Arc::new(replayed(50, 1));
+    let leads = || crate::tail::run(&context, Box::new(source(&events, &[]))).unwrap();
+    let mut reader = Frozen { reader: log.reader().unwrap(), act: Some(leads) };
+    assert!(restore::position(&mut reader, &context.topics, &context.spec, 2).unwrap().is_some());
+    assert!(reader.act.is_none(), "it looked at the tickets in between");
 }
 
 #[test]
