@@ -32,17 +32,22 @@ fn tickets() -> &'static [Document] {
     static TICKETS_OF_RUNS: OnceLock<Vec<Document>> = OnceLock::new();
     TICKETS_OF_RUNS.get_or_init(|| {
         let mut tickets = halves().1[..TICKETS].to_vec();
-        for ticket in &mut tickets[SLOW_FROM..SLOW_TO] {
-            let actual = match ticket.get("actual_duration_ms") {
-                Some(Bson::Int64(ms)) => *ms,
-                Some(Bson::Int32(ms)) => i64::from(*ms),
-                other => panic!("a flight took a whole number of ms, not {other:?}"),
-            };
-            ticket.insert("actual_duration_ms", actual * 3);
-        }
+        slow(&mut tickets[SLOW_FROM..SLOW_TO], 3);
         assert!(tickets.is_sorted_by_key(completed_at));
         tickets
     })
+}
+
+/// Makes tickets take so many times as long.
+pub(crate) fn slow(tickets: &mut [Document], times: i64) {
+    for ticket in tickets {
+        let actual = match ticket.get("actual_duration_ms") {
+            Some(Bson::Int64(ms)) => *ms,
+            Some(Bson::Int32(ms)) => i64::from(*ms),
+            other => panic!("a flight took a whole number of ms, not {other:?}"),
+        };
+        ticket.insert("actual_duration_ms", actual * times);
+    }
 }
 
 /// The tickets in so many parts.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 use mongodb::Client;
 use tidemark::baseline::Baseline;
 use tidemark::model_event::ModelEvent;
@@ -36,14 +36,7 @@ const STAGES: [&str; 2] = ["train", "baseline"];
 fn lived() -> Vec<Document> {
     let mut flights = halves().1[..LIVED].to_vec();
     flights.sort_by_key(completed_at);
-    for flight in &mut flights[SLOW_FROM..] {
-        let actual = match flight.get("actual_duration_ms") {
-            Some(Bson::Int64(ms)) => *ms,
-            Some(Bson::Int32(ms)) => i64::from(*ms),
-            other => panic!("a flight took a whole number of ms, not {other:?}"),
-        };
-        flight.insert("actual_duration_ms", actual * 2);
-    }
+    flow::slow(&mut flights[SLOW_FROM..], 2);
     flights
 }
 
