@@ -13,7 +13,8 @@ use tidemark::serve::api::{Serving, start};
 use tidemark::stage::{Health, Stop};
 use tidemark_fuzz::SPEC;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Out of all proportion, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let mut config = Config::default();

@@ -211,12 +211,14 @@ fn end_with(failure: &Failure, secrets: &Secrets) -> Exit {
 fn dispatch(cli: Cli, environment: BTreeMap<String, String>, secrets: &mut Secrets) -> Result<Exit, Failure> {
     let fault = environment.get(crate::fault::VARIABLE).cloned();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if cli.command.is_service() {
-        allocator::give_back(&environment);
-    }
+    let gives_back = cli.command.is_service() && allocator::set(&environment);
     let mut session = Session::begin(cli.global, environment)?;
     *secrets = session.secrets.clone();
     session.start_logging(&cli.command);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if gives_back {
+        allocator::give_back();
+    }
     if let Some(fault) = fault {
         crate::fault::arm(&fault);
     }
