@@ -92,6 +92,7 @@ fn describe() {
     describe_gauge!("tidemark_judge_state", "1 for the state the judge is in, 0 for the others.");
     describe_gauge!("tidemark_judge_mark_seconds", Unit::Seconds, "End of the last slice judged, since 1970.");
 
+    describe_counter!("tidemark_http_too_often_total", Unit::Count, "Requests turned away because their client came too often.");
     describe_counter!("tidemark_serve_requests_total", Unit::Count, "Requests for predictions by endpoint and HTTP status.");
     describe_histogram!("tidemark_serve_request_seconds", Unit::Seconds, "From a request's head to its answer, by endpoint.");
     describe_counter!("tidemark_serve_predictions_total", Unit::Count, "Predictions by endpoint and by who answered.");
@@ -343,6 +344,11 @@ pub fn request_answered(endpoint: &'static str, status: u16, took: Duration) {
     histogram!("tidemark_serve_request_seconds", "endpoint" => endpoint).record(took.as_secs_f64());
 }
 
+/// A request was turned away because its client comes too often.
+pub fn came_too_often() {
+    counter!("tidemark_http_too_often_total").increment(1);
+}
+
 /// One prediction was made.
 pub fn predicted(endpoint: &'static str, source: &'static str) {
     counter!("tidemark_serve_predictions_total", "endpoint" => endpoint, "source" => source).increment(1);
@@ -440,6 +446,7 @@ mod tests {
             alert_raised("opened");
             trigger_raised("drift");
             request_answered("duration", 200, Duration::ZERO);
+            came_too_often();
             predicted("duration", "model");
             serves_model("m", 3);
             model_not_followed("m");

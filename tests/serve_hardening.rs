@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::predictor::Predictor;
+use crate::support::wait_until;
 
 /// Sends bytes and returns what comes back until the connection ends.
 fn raw(port: u16, request: &[u8]) -> String {
@@ -93,5 +94,21 @@ fn bodies_that_come_byte_by_byte_hold_no_place_for_long() {
     assert!(found.iter().all(|status| matches!(status, 408 | 503)) && found.contains(&408), "{found:?}");
     let (status, _) = predictor.ask("duration", &json!({ "ticket": {} }));
     assert_eq!(status, 200);
+    predictor.stop();
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_turned_away_and_answered_again_later() {
+    let predictor = Predictor::start(&[("TIDEMARK_SERVE_MAX_REQUESTS_PER_SECOND", "1")]);
+    let often = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".repeat(99);
+    let answer = raw(predictor.port, format!("{often}GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes());
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 100, "{answer}");
+    let refused = answer.matches("HTTP/1.1 429").count();
+    assert!(refused > 0 && answer.matches("retry-after: 1").count() == refused, "{answer}");
+    assert!(answer.contains("serve.max_requests_per_second is the limit"), "{answer}");
+    wait_until("it is answered again", Duration::from_mins(1), || {
+        let (status, _) = predictor.ask("duration", &json!({ "ticket": {} }));
+        (status == 200).then_some(())
+    });
     predictor.stop();
 }

@@ -316,6 +316,8 @@ pub struct Serve {
     pub timeout_ms: u32,
     /// Requests that are answered at a time, at most.
     pub max_concurrent: usize,
+    /// Requests of one client in a second, at most; 0 for any number.
+    pub max_requests_per_second: u32,
     /// The field that names a ticket's worker, dotted.
     pub worker_field: String,
     /// Values of the status that mean waiting or at work, with commas between them.
@@ -348,6 +350,8 @@ pub struct Webhook {
 pub struct Http {
     /// Address; empty for none.
     pub listen: String,
+    /// Requests of one client in a second, at most; 0 for any number.
+    pub max_requests_per_second: u32,
 }
 
 /// Logging.
@@ -506,6 +510,7 @@ impl Default for Serve {
             max_batch: 1_000,
             timeout_ms: 2_000,
             max_concurrent: 64,
+            max_requests_per_second: 10_000,
             worker_field: "allocated_worker_id".to_owned(),
             open_statuses: "PENDING,EXECUTING".to_owned(),
         }
@@ -514,7 +519,7 @@ impl Default for Serve {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9464".to_owned() }
+        Self { listen: "127.0.0.1:9464".to_owned(), max_requests_per_second: 1_000 }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::fault::{self, Place};
-use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Record, TransactError, Transaction};
+use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Record, Room, TransactError, Transaction};
 use crate::metrics;
 use crate::stage::{Context, State};
 use crate::summary::Summary;
@@ -31,8 +31,6 @@ const POLL: Duration = Duration::from_millis(200);
 const FILL: Duration = Duration::from_millis(1);
 /// Marks in one transaction at most: what is behind is caught up in large steps, what is live goes one by one.
 const MARKS_PER_TRANSACTION: usize = 128;
-/// A transaction that took longer shows a log that is slow: the next is not larger.
-const UNHURRIED: Duration = Duration::from_secs(1);
 /// Marks held of a partition while another is behind; what comes beyond them is passed over and read again. A fetch brings a watcher
 /// some hundred marks of one partition of tickets before the next, so fewer would have the judge turn back all the time.
 const MARKS_AHEAD: usize = 1_000;
@@ -117,7 +115,7 @@ fn follow(context: &Context, mut member: Box<dyn Member>) -> Result<(), JudgeErr
             Polled::Assigned(partitions) if partitions.contains(&0) => {
                 // What is under way ends before it is looked what became visible.
                 drop(leader.take());
-                leader = Some(Leader::take_over(context, member.as_mut(), Room::default())?);
+                leader = Some(Leader::take_over(context, member.as_mut(), Room::new(MARKS_PER_TRANSACTION))?);
             }
             Polled::Revoked(partitions) if partitions.contains(&0) => {
                 leader = None;
@@ -188,36 +186,8 @@ struct Leader {
     passed_over: Option<(i64, std::collections::BTreeSet<u32>)>,
     /// The offset after the last record that was taken of each partition: what is met again before it is not read twice.
     taken: BTreeMap<u32, i64>,
+    /// Marks in one transaction.
     room: Room,
-}
-
-/// How many marks go into one transaction.
-#[derive(Clone, Copy)]
-struct Room {
-    /// At most now: halved when a transaction fails (a log that is too slow for it within the transaction's time would fail it for
-    /// ever), doubled after each that passes soon.
-    marks: usize,
-    /// At most ever: halved when one is too large.
-    most: usize,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { marks: MARKS_PER_TRANSACTION, most: MARKS_PER_TRANSACTION }
-    }
-}
-
-impl Room {
-    fn after(self, marks: usize, error: &TransactError) -> Self {
-        let half = marks.div_ceil(2);
-        Self { marks: half, most: if matches!(error, TransactError::TooLarge { .. }) { half } else { self.most } }
-    }
-
-    fn passed(&mut self, took: Duration) {
-        if took <= UNHURRIED {
-            self.marks = (self.marks * 2).min(self.most);
-        }
-    }
 }
 
 impl Leader {
@@ -302,7 +272,7 @@ impl Leader {
                 }
                 self.filling.push((verdict, threads::since(begun)));
             }
-            if self.filling.len() >= self.room.marks {
+            if self.filling.len() >= self.room.items() {
                 self.settle_and_submit(context, member, Duration::MAX)?;
             }
         }
@@ -381,7 +351,11 @@ impl Leader {
             Err(error) => {
                 tracing::warn!(%error, mark = number, "reading back what became visible");
                 let _asked = context.stop.wait(BACKOFF.0);
-                return Err(Stopped::TakeOver { room: self.room.after(verdicts.len(), &error) });
+                let mut room = self.room;
+                // A verdict as large as these comes at every mark.
+                let halve = if matches!(error, TransactError::TooLarge { .. }) { Room::is_too_large } else { Room::failed };
+                halve(&mut room, verdicts.len());
+                return Err(Stopped::TakeOver { room });
             }
         }
         for (verdict, took) in verdicts {

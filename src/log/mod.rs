@@ -17,8 +17,10 @@ mod committer;
 pub mod kafka;
 pub mod memory;
 mod refusal;
+mod room;
 
 pub use committer::{Committer, Done};
+pub(crate) use room::Room;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;

@@ -1,14 +1,17 @@
 //! The HTTP server: metrics, whether the process is alive and ready, and the predictions of [`api`]. One thread of its own.
 //!
 //! A client that sends nothing, reads nothing or comes too often costs one of a bounded number of connections for a
-//! bounded time, and never the stages. When all are taken, the one that has asked nothing for the longest gives way ([`seats`]).
+//! bounded time, and never the stages. When all are taken, the one that has asked nothing for the longest gives way ([`seats`]); and
+//! each may ask so often in a second ([`rates`]).
 
 pub mod api;
 
 mod pages;
+mod rates;
 mod seats;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
+use self::rates::{Rate, Rates};
 use self::seats::{Seat, Seats};
 use crate::stage::Context;
 
@@ -75,6 +79,8 @@ struct Plan<'p> {
     or: &'static str,
     /// Connections at a time.
     connections: usize,
+    /// What one client may ask in a second.
+    rate: Rate,
     /// What answers under way are given when the server stops.
     last_answers: Duration,
 }
@@ -97,6 +103,7 @@ pub fn start(context: &Context, metrics: PrometheusHandle) -> Result<Server, Ser
         listen: &context.config.http.listen,
         or: ", or \"\" for no HTTP server",
         connections: CONNECTIONS,
+        rate: Rate { per_second: context.config.http.max_requests_per_second, key: "http.max_requests_per_second" },
         last_answers: LAST_ANSWERS,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
@@ -108,8 +115,9 @@ fn begin(plan: &Plan<'_>, runtime: Runtime, router: Router, metrics: PrometheusH
     let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (stop, stopped) = oneshot::channel();
     let (connections, last_answers) = (plan.connections, plan.last_answers);
+    let rates = Arc::new(Rates::new(plan.rate));
     let body = move || {
-        runtime.block_on(serve(listener, router, metrics, stopped, (connections, last_answers)));
+        runtime.block_on(serve((listener, rates), router, metrics, stopped, (connections, last_answers)));
         // What still runs on the runtime has nobody left to answer.
         runtime.shutdown_background();
     };
@@ -149,7 +157,7 @@ impl Drop for Server {
 }
 
 async fn serve(
-    listener: Option<std::net::TcpListener>,
+    (listener, rates): (Option<std::net::TcpListener>, Arc<Rates>),
     router: Router,
     metrics: PrometheusHandle,
     mut stop: oneshot::Receiver<()>,
@@ -163,7 +171,7 @@ async fn serve(
     let mut connections = JoinSet::new();
     let mut upkeep = time::interval(UPKEEP);
     {
-        let mut accepting = std::pin::pin!(accept_all(listener, &mut connections, Seats::new(places), &router, &end));
+        let mut accepting = std::pin::pin!(accept_all((listener, rates), &mut connections, Seats::new(places), &router, &end));
         loop {
             tokio::select! {
                 _ = &mut stop => break,
@@ -179,7 +187,7 @@ async fn serve(
 
 /// Takes connections and answers them; does not end. Without a listener there are none.
 async fn accept_all(
-    listener: Option<TcpListener>,
+    (listener, rates): (Option<TcpListener>, Arc<Rates>),
     connections: &mut JoinSet<()>,
     seats: Seats,
     router: &Router,
@@ -187,8 +195,8 @@ async fn accept_all(
 ) {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match listener.accept().await {
+            Ok((stream, client)) => (stream, client.ip()),
             Err(error) => {
                 tracing::warn!(%error, "the HTTP server cannot accept a connection");
                 time::sleep(Duration::from_millis(100)).await;
@@ -197,23 +205,27 @@ async fn accept_all(
         };
         let seat = seats.take().await;
         while connections.try_join_next().is_some() {}
-        let (router, end) = (router.clone(), end.clone());
-        connections.spawn(async move { drop(time::timeout(CONNECTION_LIFE + HEAD_WAIT, answer(stream, router, end, &seat)).await) });
+        let (router, rates, end) = (router.clone(), Arc::clone(&rates), end.clone());
+        let answers = async move { answer((stream, client), router, &rates, end, &seat).await };
+        connections.spawn(async move { drop(time::timeout(CONNECTION_LIFE + HEAD_WAIT, answers).await) });
     }
 }
 
 /// Answers one connection's requests. When the sender of `end` is gone, or its life is over, the answer under way is its last; when
 /// its seat is wanted while nothing is asked, it ends.
-async fn answer(stream: TcpStream, router: Router, mut end: watch::Receiver<()>, seat: &Seat) {
+async fn answer((stream, client): (TcpStream, IpAddr), router: Router, rates: &Rates, mut end: watch::Receiver<()>, seat: &Seat) {
     // An answer is small: it must not wait for the acknowledgement of the one before.
     drop(stream.set_nodelay(true));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(16 * 1024);
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
-        let (answer, asked) = (router.call(request), seat.is_asked());
+        let (answer, asked) = (rates.allows(client).then(|| router.call(request)), seat.is_asked());
         async move {
-            let answer = answer.await;
+            let answer = match answer {
+                Some(answer) => answer.await,
+                None => Ok(api::too_often(rates.rate)),
+            };
             drop(asked);
             answer
         }

@@ -14,7 +14,7 @@ use super::{PART, TailError, restore};
 use crate::clock::now_ms;
 use crate::config::{ClockMode, HistoryLost, Tail};
 use crate::fault;
-use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, TransactError};
+use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, Room, TransactError};
 use crate::metrics;
 use crate::spec::Spec;
 use crate::stage::{Context, State};
@@ -31,8 +31,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A position that moved without a record is committed this often, so that an idle collection does not outlive its oplog.
 const IDLE_COMMIT: Duration = Duration::from_secs(10);
-/// A transaction that took longer shows a log that is slow: the next is not larger.
-const UNHURRIED: Duration = Duration::from_secs(1);
 /// How often the health's words are renewed.
 const SPEAK: Duration = Duration::from_millis(500);
 
@@ -97,7 +95,6 @@ impl From<TransactError> for Setback {
 pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), TailError> {
     let prefix = &context.config.kafka.topic_prefix;
     let group = format!("{prefix}.tail");
-    let most = context.config.tail.transaction_rows.max(1);
     let mut wait = FIRST_WAIT;
     let member = loop {
         match context.log.member(&group, &context.topics.positions) {
@@ -117,8 +114,7 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         member,
         transactional_id: format!("{prefix}.tail"),
         ours: false,
-        most,
-        limit: most,
+        room: Room::new(context.config.tail.transaction_rows),
         bury: None,
         setback: None,
         events: Vec::new(),
@@ -175,10 +171,8 @@ struct Stage<'c> {
     transactional_id: String,
     /// Whether the group says that the partition is ours.
     ours: bool,
-    most: usize,
-    /// Events in one transaction: halved when one is too large, or fails (a log that is too slow for it within the transaction's time would
-    /// fail it for ever); doubled after each that passes soon.
-    limit: usize,
+    /// Events in one transaction.
+    room: Room,
     /// The ticket that is a dead letter because its record is too large even alone.
     bury: Option<Burial>,
     /// Why the last attempt ended, until one leads again.
@@ -258,8 +252,8 @@ impl Stage<'_> {
 
     /// Halves the transaction; of a single ticket, decides that it is a dead letter.
     fn shrink(&mut self, topic: &str, bytes: usize) -> Result<(), TailError> {
-        if self.limit > 1 {
-            self.limit /= 2;
+        if self.room.items() > 1 {
+            self.room.failed(usize::MAX);
             return Ok(());
         }
         if self.bury.is_some() {
@@ -314,12 +308,12 @@ impl Stage<'_> {
             if let Some(gate) = &mut gate {
                 core.allow_marks_until(gate.next(core.position().next_mark, Duration::ZERO)?);
             }
-            if self.next == self.events.len() && (core.waiting() < self.limit || core.is_catching_up()) {
+            if self.next == self.events.len() && (core.waiting() < self.room.items() || core.is_catching_up()) {
                 self.events.clear();
                 self.next = 0;
                 // What waits to be committed waits for no further event.
                 let patience = if core.waiting() == 0 && !committer.is_busy() { GLANCE } else { Duration::ZERO };
-                self.source.read(self.limit, patience, &mut self.events)?;
+                self.source.read(self.room.items(), patience, &mut self.events)?;
                 if !self.events.is_empty() {
                     fault::pass(PART, fault::Place::EventsRead);
                 }
@@ -332,7 +326,8 @@ impl Stage<'_> {
             let due = core.waiting() > 0 || idle_since_commit && threads::since(submitted) >= IDLE_COMMIT;
             if due && !core.is_catching_up() {
                 // While one transaction is under way the next is filled, up to its limit.
-                let is_full = core.waiting() >= self.limit || matches!(step, Step::Full | Step::Await(_) | Step::AwaitVerdict | Step::End);
+                let is_full =
+                    core.waiting() >= self.room.items() || matches!(step, Step::Full | Step::Await(_) | Step::AwaitVerdict | Step::End);
                 self.settle(&mut committer, if is_full { Duration::MAX } else { FILL })?;
                 if !committer.is_busy() {
                     self.submit(&mut committer, &mut core);
@@ -390,11 +385,11 @@ impl Stage<'_> {
         };
         metrics::tail_transacted(outcome, took);
         if sealed.waiting > 0 && matches!(result, Err(TransactError::Aborted { .. } | TransactError::Unknown { .. })) {
-            self.limit = self.limit.min(sealed.waiting).div_ceil(2);
+            self.room.failed(sealed.waiting);
         }
         result?;
-        if sealed.has_passed && took <= UNHURRIED {
-            self.limit = (self.limit * 2).min(self.most);
+        if sealed.has_passed {
+            self.room.passed(took);
         }
         count(&sealed.counts);
         reached(sealed.source_time);
@@ -417,7 +412,7 @@ impl Stage<'_> {
     fn take(&mut self, core: &mut Core) -> Result<Step, Setback> {
         let present_ms = now_ms();
         while self.next < self.events.len() {
-            if core.waiting() >= self.limit && !core.is_catching_up() {
+            if core.waiting() >= self.room.items() && !core.is_catching_up() {
                 break;
             }
             if core.has_forgotten_keys() && matches!(self.events[self.next], Event::Row { .. }) {

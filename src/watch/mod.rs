@@ -36,7 +36,7 @@ use self::restorer::Restorer;
 use crate::clock::{DAY_MS, now_ms};
 use crate::fault::{self, Place};
 use crate::features::{Encoder, EncoderError};
-use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Reader, TransactError, Transaction};
+use crate::log::{Committer, Delivered, Done, LogError, Member, OffsetCommit, Polled, Reader, Room, TransactError, Transaction};
 use crate::metrics::{self, Outcome};
 use crate::model::shelf::Shelf;
 use crate::stage::{Context, State};
@@ -51,8 +51,6 @@ const POLL_RESTORING: Duration = Duration::from_millis(5);
 const FILL: Duration = Duration::from_millis(1);
 /// Records in one transaction at most, however well it goes.
 const MOST_RECORDS: usize = 8_192;
-/// A transaction that took longer shows a log that is slow: the next is not larger.
-const UNHURRIED: Duration = Duration::from_secs(1);
 /// How soon after the last transaction the next is sealed while nothing urgent is in it. Each costs the broker the same, whether it
 /// holds one prediction error or hundreds; and a summary, for which a verdict waits, seldom finds one under way.
 const PACE: Duration = Duration::from_millis(100);
@@ -160,9 +158,8 @@ struct Watch<'c> {
     /// Partitions that wait for a baseline.
     starved: BTreeMap<u32, u64>,
     restorer: Restorer,
-    /// Records in one transaction at most: halved when one is too large, or fails (a log that is too slow for it within the
-    /// transaction's time would fail it for ever); doubled after each that passes soon.
-    limit: usize,
+    /// Records in one transaction.
+    room: Room,
     /// When the last transaction was sealed.
     sealed_at: Option<Instant>,
     /// Whether partitions were revoked since the transaction under way was sealed.
@@ -197,7 +194,7 @@ impl<'c> Watch<'c> {
             partitions: BTreeMap::new(),
             starved: BTreeMap::new(),
             restorer,
-            limit: MOST_RECORDS,
+            room: Room::new(MOST_RECORDS),
             sealed_at: None,
             revoked: false,
             fences: VecDeque::new(),
@@ -408,7 +405,7 @@ impl<'c> Watch<'c> {
                     needs.insert(number, need);
                 }
             }
-            if self.filling.taken >= self.limit {
+            if self.filling.taken >= self.room.items() {
                 self.settle(Duration::MAX)?;
                 self.submit()?;
             }
@@ -467,9 +464,7 @@ impl<'c> Watch<'c> {
         metrics::watch_transacted(outcome, took);
         match result {
             Ok(()) => {
-                if took <= UNHURRIED {
-                    self.limit = self.limit.saturating_mul(2).min(MOST_RECORDS);
-                }
+                self.room.passed(took);
                 for (number, tally) in tallies {
                     count(number, tally);
                 }
@@ -478,14 +473,14 @@ impl<'c> Watch<'c> {
             }
             Err(TransactError::TooLarge { topic, bytes }) if taken <= 1 => Err(Trouble::TooLarge { topic, bytes }),
             Err(TransactError::TooLarge { .. }) => {
-                self.limit = taken.div_ceil(2);
+                self.room.failed(taken);
                 Err(Trouble::Lost("a record is too large: trying fewer at once".to_owned()))
             }
             // The generation in which it was sealed is over: nobody has our name.
             Err(error @ TransactError::Fenced { .. }) if self.revoked => Err(Trouble::Lost(error.to_string())),
             Err(TransactError::Fenced { .. }) => Err(Trouble::Fenced),
             Err(error @ (TransactError::Aborted { .. } | TransactError::Unknown { .. })) => {
-                self.limit = self.limit.min(taken).div_ceil(2);
+                self.room.failed(taken);
                 Err(Trouble::Lost(error.to_string()))
             }
         }

@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::HOUR_MS;
 use crate::config::Config;
 use crate::log::memory::{Fault, Limits, MemoryLog};
-use crate::log::{Follower, Log, Producer, Reader, Record, TopicSettings};
+use crate::log::{Follower, Log, Producer, Reader, Record, Room, TopicSettings};
 use crate::spec::Spec;
 use crate::stage::{Health, Stop};
 use crate::summary::{Slice, Summary};
@@ -626,7 +626,7 @@ fn a_transaction_that_is_too_large_is_halved_until_it_fits() {
     world.feed_all(&story);
     let mut watch = Watch::new(&context).unwrap();
     world.catch_up(&mut watch);
-    assert!(watch.limit >= 8, "after each that fits twice as many are tried: {}", watch.limit);
+    assert!(watch.room.items() >= 8, "after each that fits twice as many are tried: {}", watch.room.items());
     drop(watch);
     assert_eq!(world.written(), expected);
     let mut world = World::new(1);
@@ -659,7 +659,7 @@ fn torn_again_while_the_torn_outputs_are_met_nothing_is_written_twice() {
     for visible in [5, 3, 60, 1] {
         world.log.inject("t.watch.a", 0, Fault::Torn { visible });
         let mut watch = world.watch();
-        watch.limit = 20;
+        watch.room = Room::new(20);
         for _ in 0..200 {
             if let Err(trouble) = watch.turn() {
                 watch.survive(trouble).unwrap();

@@ -33,6 +33,7 @@ use self::problem::Problem;
 use self::request::Asked;
 use self::tickets::Tickets;
 use self::workers::Workers;
+use super::rates::Rate;
 use super::{Plan, ServeError, Server, begin, pages};
 use crate::config::Config;
 use crate::metrics;
@@ -161,7 +162,8 @@ pub fn start(serving: &Serving<'_>, metrics: PrometheusHandle) -> Result<Server,
         spec.name
     );
     let router = router(Arc::new(api)).merge(pages::router(serving.health, metrics.clone(), &index));
-    let plan = Plan { key: "serve.listen", listen: &serve.listen, or: "", connections: CONNECTIONS, last_answers: LAST_ANSWERS };
+    let rate = Rate { per_second: serve.max_requests_per_second, key: "serve.max_requests_per_second" };
+    let plan = Plan { key: "serve.listen", listen: &serve.listen, or: "", connections: CONNECTIONS, rate, last_answers: LAST_ANSWERS };
     begin(&plan, runtime, router, metrics)
 }
 
@@ -177,6 +179,12 @@ fn router(api: Arc<Api>) -> Router {
         .fallback(async |uri: Uri| Problem::not_found(uri.path()))
         .method_not_allowed_fallback(async |method: Method| Problem::wrong_method(method.as_str()))
         .with_state(api)
+}
+
+/// Answers a client that comes too often.
+pub(super) fn too_often(rate: Rate) -> Response {
+    metrics::came_too_often();
+    Problem::too_often(rate.per_second, rate.key).into_response()
 }
 
 /// Answers a request, and counts it.

@@ -82,6 +82,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many requests at a time", "server", detail, action)
     }
 
+    /// One client asks too often.
+    pub(super) fn too_often(per_second: u32, key: &str) -> Self {
+        let detail = format!("more than {per_second} requests came from this address in a second");
+        let action = format!("try again after a second, and ask for several tickets in one request; {key} is the limit");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-often", "Too many requests in a second", "client", detail, action)
+    }
+
     /// The answer broke a promise of our own.
     pub(super) fn broken() -> Self {
         let detail = "the answer could not be made; the server's log says why".to_owned();
@@ -109,7 +116,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).expect("a problem has only texts and numbers");
         let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
         let mut response = (self.status, kind, body).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response
