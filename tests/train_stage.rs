@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bson::{DateTime, Document, doc};
+use bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use mongodb::{Client, Collection};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -178,6 +178,29 @@ impl World {
             "timestamp": DateTime::from_millis(now_ms() - age_ms),
         };
         runtime.block_on(self.collection(&runtime, "ml_retraining_triggers").insert_one(document).into_future()).unwrap();
+    }
+
+    /// Writes requests that a neighbour would not: megabytes of reason, and texts that are no UTF-8.
+    fn ask_badly(&self) {
+        let broken = |mut document: Document, text: &str| {
+            document.insert("timestamp", DateTime::from_millis(now_ms() - 60_000));
+            document.extend(doc! { "model_name": DURATION, "trigger_type": "manual" });
+            let mut bytes = bson::serialize_to_vec(&document).unwrap();
+            if let Some(at) = bytes.windows(text.len()).position(|some| some == text.as_bytes()) {
+                bytes[at] = 0xFF;
+            }
+            RawDocumentBuf::from_bytes(bytes).unwrap()
+        };
+        let documents = [
+            broken(doc! { "_id": "no-id-at-all", "reason": "why" }, "no-id-at-all"),
+            broken(doc! { "_id": "long", "reason": "x".repeat(5 << 20) }, "nothing"),
+            broken(doc! { "_id": "no-reason", "reason": "unreadable" }, "unreadable"),
+        ];
+        let insert = rawdoc! { "insert": "ml_retraining_triggers", "documents": RawArrayBuf::from_iter(documents) };
+        let written = Runtime::new()
+            .unwrap()
+            .block_on(async { Client::with_uri_str(&mongo().uri).await.unwrap().database(self.database).run_raw_command(insert).await });
+        assert_eq!(written.unwrap().get_i32("n").unwrap(), 3);
     }
 
     fn documents(&self, name: &str) -> Vec<Document> {
@@ -377,6 +400,20 @@ fn what_strangers_write_asks_for_nothing_and_hides_nothing() {
     running.stop();
     assert_eq!(world.outcomes().len(), 2);
     assert_eq!(world.triggers().iter().map(|told| told.0.as_str()).collect::<Vec<_>>(), ["raised", "due", "closed", "raised", "due"]);
+}
+
+#[test]
+fn requests_that_nobody_should_write_keep_nobody_else_waiting() {
+    let world = World::new("train_bad_requests", 700);
+    let running = world.start();
+    world.answered(1);
+    world.ask_badly();
+    world.ask(3, 0);
+    world.answered(3);
+    running.stop();
+    let raised: Vec<_> = world.triggers().into_iter().filter(|told| told.0 == "raised").map(|told| (told.1, told.2)).collect();
+    // The unreadable reason costs the reason; of megabytes, and of an unreadable _id, nothing is asked.
+    assert_eq!(raised, [("scheduled".to_owned(), 3), ("manual".to_owned(), 3), ("manual".to_owned(), 3)]);
 }
 
 #[test]

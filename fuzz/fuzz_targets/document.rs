@@ -5,9 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use tidemark::baseline::Baseline;
-use tidemark::tail::normalise::{KEPT_BYTES, Normalised, Normaliser, Unreadable};
-use tidemark::ticket::Ticket;
-use tidemark_fuzz::SPEC;
+use tidemark::tail::normalise::{Normaliser, Unreadable};
+use tidemark_fuzz::{SPEC, hold};
 
 static NORMALISER: LazyLock<Normaliser> = LazyLock::new(|| Normaliser::new(&SPEC));
 
@@ -25,16 +24,3 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(format!("{again:?}"), format!("{baseline:?}"));
     }
 });
-
-fn hold(normalised: Normalised) {
-    match normalised {
-        Normalised::Completed(ticket) => {
-            let mut value = Vec::new();
-            ticket.encode(&SPEC, &mut value);
-            let read = Ticket::decode(&SPEC, &value).expect("what is written can be read");
-            assert_eq!(format!("{read:?}"), format!("{ticket:?}"));
-        }
-        Normalised::Dead(dead) => assert!(dead.fields.text.len() <= KEPT_BYTES && !dead.encode().is_empty()),
-        Normalised::Other(_) => {}
-    }
-}

@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use tidemark::log::Delivered;
 use tidemark::spec::Spec;
 use tidemark::summary::Slice;
+use tidemark::tail::normalise::{KEPT_BYTES, Normalised};
+use tidemark::ticket::Ticket;
 
 /// The spec that records and models are read under.
 pub static SPEC: LazyLock<Spec> =
@@ -22,6 +24,20 @@ pub fn there_and_back<T: Serialize + DeserializeOwned + Debug>(json: &[u8]) -> O
     let again: T = serde_json::from_slice(&written).expect("what is written can be read");
     assert_eq!(format!("{read:?}"), format!("{again:?}"));
     Some(read)
+}
+
+/// A ticket survives its record, and a dead letter is bounded.
+pub fn hold(normalised: Normalised) {
+    match normalised {
+        Normalised::Completed(ticket) => {
+            let mut value = Vec::new();
+            ticket.encode(&SPEC, &mut value);
+            let read = Ticket::decode(&SPEC, &value).expect("what is written can be read");
+            assert_eq!(format!("{read:?}"), format!("{ticket:?}"));
+        }
+        Normalised::Dead(dead) => assert!(dead.fields.text.len() <= KEPT_BYTES && !dead.encode().is_empty()),
+        Normalised::Other(_) => {}
+    }
 }
 
 /// Reads bytes as a record: lines of `header: value`, one of them perhaps `key`, an empty line, and the value.

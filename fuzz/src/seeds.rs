@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 use linfa::prelude::{Dataset, DatasetBase, Fit};
 use ndarray::Array1;
 use serde::Serialize;
@@ -96,6 +97,7 @@ fn documents(corpora: &Corpora) {
         };
         if let Some(bson) = bson {
             corpora.write("document", &format!("{name}.bson"), &bson);
+            corpora.write("stream", &format!("{name}.bson"), &reply(&bson));
         }
         if let Some(json) = json {
             corpora.write("document", &format!("{name}.json"), &json);
@@ -110,6 +112,27 @@ fn documents(corpora: &Corpora) {
     ] {
         corpora.write("http", name, body);
     }
+}
+
+/// What a change stream says of a document: inserted, updated, updated and not looked up, and replaced after it was waiting.
+fn reply(document: &[u8]) -> Vec<u8> {
+    let document = || RawDocumentBuf::from_bytes(document.to_vec()).unwrap();
+    let event = |number: u32, operation: &str, of: Option<RawDocumentBuf>| {
+        let token = format!("82{:08X}{number:08X}2B022C0100296E5A1004", 6);
+        let stamp = bson::Timestamp { time: 6, increment: number };
+        let mut event =
+            rawdoc! { "_id": { "_data": token }, "operationType": operation, "clusterTime": stamp, "documentKey": { "_id": 7 } };
+        if let Some(document) = of {
+            event.append(cstr!("fullDocument"), document);
+        }
+        event
+    };
+    let mut replaced = event(4, "replace", Some(document()));
+    replaced.append(cstr!("fullDocumentBeforeChange"), rawdoc! { "status": "EXECUTING" });
+    let update = event(2, "update", Some(document()));
+    let batch = RawArrayBuf::from_iter([event(1, "insert", Some(document())), update, event(3, "update", None), replaced]);
+    let token = rawdoc! { "_data": "8200000007000000002B0229296E04" };
+    rawdoc! { "cursor": { "nextBatch": batch, "postBatchResumeToken": token, "id": 1_i64 }, "ok": 1.0 }.into_bytes()
 }
 
 /// Records as the stages write them.

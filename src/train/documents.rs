@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use secrecy::ExposeSecret;
@@ -23,8 +23,13 @@ const COUNTING: Duration = Duration::from_secs(2);
 const TRIGGERS: &str = "ml_retraining_triggers";
 /// A request that is older than this is history, and asks for nothing.
 const FRESH_MS: i64 = DAY_MS;
-/// Requests that are taken at a time.
-const REQUESTS: i64 = 16;
+/// Requests that are taken at a time, and documents that are looked at for them.
+const REQUESTS: usize = 16;
+const LOOKED_AT: i64 = 1_000;
+/// A document of more bytes is no request: whoever may write there could have it fill our memory.
+const MOST_BYTES: i32 = 64 * 1_024;
+/// Characters of a reason that are kept: it goes into records, whose length a topic bounds.
+const REASON_CHARS: usize = 1_000;
 
 /// One client on one runtime, made when first needed; nothing where no MongoDB is configured.
 #[derive(Default)]
@@ -46,6 +51,20 @@ pub(super) struct RequestDocument {
     pub(super) priority: Option<u8>,
     /// Why, where it says so.
     pub(super) reason: Option<String>,
+}
+
+impl RequestDocument {
+    /// Reads a document; what cannot be read of it but its `_id` counts as not there.
+    fn read(document: &RawDocument) -> Option<Self> {
+        let id = document.get("_id").ok()?.and_then(|id| Bson::try_from(id).ok())?;
+        let priority = match document.get("priority") {
+            Ok(Some(RawBsonRef::Int32(priority))) => u8::try_from(priority).ok(),
+            Ok(Some(RawBsonRef::Int64(priority))) => u8::try_from(priority).ok(),
+            _ => None,
+        };
+        let reason = document.get_str("reason").ok().map(|reason| reason.chars().take(REASON_CHARS).collect());
+        Some(Self { id, priority: priority.filter(|priority| (1..=4).contains(priority)), reason })
+    }
 }
 
 impl Documents {
@@ -89,20 +108,17 @@ impl Documents {
             "metadata.spec": { "$exists": false },
             "metadata.trigger": { "$exists": false },
             "timestamp": { "$gte": DateTime::from_millis(now_ms - FRESH_MS) },
+            "$expr": { "$lte": [{ "$bsonSize": "$$ROOT" }, MOST_BYTES] },
         };
         let found = self.with(context, async |database| {
-            let mut cursor = database.collection::<Document>(TRIGGERS).find(filter).sort(doc! { "timestamp": 1 }).limit(REQUESTS).await?;
+            let triggers = database.collection::<RawDocumentBuf>(TRIGGERS);
+            let requests = triggers.find(filter).sort(doc! { "timestamp": 1 }).projection(doc! { "priority": 1, "reason": 1 });
+            let mut cursor = requests.limit(LOOKED_AT).batch_size(50).await?;
             let mut found = Vec::new();
-            while cursor.advance().await? {
-                let document = cursor.deserialize_current()?;
-                let priority = match document.get("priority") {
-                    Some(Bson::Int32(priority)) => u8::try_from(*priority).ok(),
-                    Some(Bson::Int64(priority)) => u8::try_from(*priority).ok(),
-                    _ => None,
-                };
-                let reason = document.get_str("reason").ok().map(str::to_owned);
-                if let Some(id) = document.get("_id") {
-                    found.push(RequestDocument { id: id.clone(), priority: priority.filter(|p| (1..=4).contains(p)), reason });
+            while found.len() < REQUESTS && cursor.advance().await? {
+                match RequestDocument::read(cursor.current()) {
+                    Some(request) => found.push(request),
+                    None => tracing::warn!("a document of {TRIGGERS} has an _id that cannot be read, and asks for nothing"),
                 }
             }
             Ok(found)
@@ -169,5 +185,28 @@ impl Connection {
         let client = client.map_err(|error| said(&error))?;
         let database = client.database(config.mongodb.database.as_deref().unwrap_or(&context.spec.source.database));
         Ok(Self { runtime, database })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_as_far_as_it_goes_and_its_reason_is_bounded() {
+        let plain = RequestDocument::read(&bson::rawdoc! { "_id": 7, "priority": 3_i64, "reason": "why" }).unwrap();
+        assert_eq!((plain.id, plain.priority, plain.reason.as_deref()), (Bson::Int32(7), Some(3), Some("why")));
+        let odd = bson::rawdoc! { "_id": "a", "priority": 9, "reason": "\u{1F600}".repeat(9_000) };
+        let odd = RequestDocument::read(&odd).unwrap();
+        assert_eq!((odd.priority, odd.reason.unwrap().chars().count()), (None, REASON_CHARS));
+        // No UTF-8 in the reason, and then in the _id.
+        let mut bytes = bson::rawdoc! { "_id": "abc", "reason": "xyz" }.into_bytes();
+        let at = bytes.windows(3).position(|three| three == b"xyz").unwrap();
+        bytes[at] = 0xFF;
+        assert!(RequestDocument::read(RawDocument::from_bytes(&bytes).unwrap()).is_some_and(|request| request.reason.is_none()));
+        let at = bytes.windows(3).position(|three| three == b"abc").unwrap();
+        bytes[at] = 0xFF;
+        assert!(RequestDocument::read(RawDocument::from_bytes(&bytes).unwrap()).is_none());
+        assert!(RequestDocument::read(&bson::rawdoc! { "reason": "nobody's" }).is_none());
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn id_document(id: RawBsonRef<'_>) -> RawDocumentBuf {
 }
 
 /// Returns the `_id`s of updates whose values are not in the event.
-pub(super) fn to_look_up<'d>(events: impl Iterator<Item = &'d RawDocument>) -> Result<Vec<RawDocumentBuf>, NotAReply> {
+pub(super) fn to_look_up(events: &[&RawDocument]) -> Result<Vec<RawDocumentBuf>, NotAReply> {
     let mut ids = Vec::new();
     for event in events {
         let parts = parts(event)?;
@@ -91,6 +91,23 @@ pub(super) fn to_look_up<'d>(events: impl Iterator<Item = &'d RawDocument>) -> R
         }
     }
     Ok(ids)
+}
+
+/// Returns the events of a reply, all of them or none: what follows one that cannot be read would be lost.
+pub(super) fn events_of(reply: &RawDocument) -> Result<Vec<&RawDocument>, NotAReply> {
+    let broken = |error: &dyn std::fmt::Display| NotAReply(error.to_string());
+    let cursor = reply.get_document("cursor").map_err(|error| broken(&error))?;
+    let batch = match cursor.get("firstBatch").map_err(|error| broken(&error))? {
+        Some(batch) => Some(batch),
+        None => cursor.get("nextBatch").map_err(|error| broken(&error))?,
+    };
+    let batch = batch.and_then(RawBsonRef::as_array).ok_or_else(|| NotAReply("it has no batch".to_owned()))?;
+    let mut events = Vec::new();
+    for event in batch {
+        let event = event.map_err(|error| broken(&error))?;
+        events.push(event.as_document().ok_or_else(|| NotAReply("an event is no document".to_owned()))?);
+    }
+    Ok(events)
 }
 
 impl Decoder {
@@ -162,6 +179,21 @@ impl Decoder {
             ticket.transition = transition;
         }
         Ok(Some(Event::Ticket { normalised, after: self.place() }))
+    }
+
+    /// Reads the events of a reply, and its own token.
+    pub(super) fn reply(&mut self, reply: &RawDocument, events: &[&RawDocument], versions: &Versions) -> Result<Vec<Event>, NotAReply> {
+        let mut read = Vec::with_capacity(events.len());
+        for event in events {
+            read.extend(self.event(event, versions)?);
+        }
+        let token = reply.get_document("cursor").and_then(|cursor| cursor.get_document("postBatchResumeToken"));
+        if self.invalidated.is_none()
+            && let Ok(token) = token
+        {
+            read.extend(self.replied(token));
+        }
+        Ok(read)
     }
 
     fn move_to(&mut self, token: &RawDocument, time: ClusterTime) {
@@ -312,7 +344,7 @@ mod tests {
         let version = decoder.normaliser.completed_from_bson(&completed(), &mut Unreadable::default());
         let versions = Versions::from([(key, version)]);
         let update = event("update", (6, 1), 1, None);
-        assert_eq!(to_look_up([update.as_ref()].into_iter()).unwrap().len(), 1);
+        assert_eq!(to_look_up(&[&update]).unwrap().len(), 1);
         let found = decoder.event(&update, &versions).unwrap().unwrap();
         assert!(matches!(found, Event::Ticket { normalised: Normalised::Completed(_), .. }));
         let gone = decoder.event(&update, &Versions::new()).unwrap().unwrap();
@@ -336,6 +368,23 @@ mod tests {
         assert_eq!(of(None), Some(Transition::Assumed));
         assert_eq!(of(Some(rawdoc! { "status": "EXECUTING" })), Some(Transition::Replace));
         assert_eq!(of(Some(rawdoc! { "status": "COMPLETED" })), None);
+    }
+
+    #[test]
+    fn a_reply_of_which_a_part_cannot_be_read_is_none() {
+        let good = event("insert", (6, 1), 1, Some(completed()));
+        let reply = |batch: bson::RawArrayBuf| rawdoc! { "cursor": { "nextBatch": batch, "id": 1_i64 } };
+        let whole = reply(bson::RawArrayBuf::from_iter([good.clone(), good.clone()]));
+        assert_eq!(events_of(&whole).unwrap().len(), 2);
+        let mut other = bson::RawArrayBuf::from_iter([good]);
+        other.push("no event");
+        assert!(events_of(&reply(other)).is_err());
+        assert!(events_of(&rawdoc! { "cursor": { "id": 1_i64 } }).is_err());
+        // The second event's length is more than the array has.
+        let mut bytes = whole.into_bytes();
+        let at = bytes.windows(3).position(|name| name == b"\x031\0").unwrap() + 3;
+        bytes[at + 1] += 1;
+        assert!(RawDocument::from_bytes(&bytes).is_ok_and(|reply| events_of(reply).is_err()));
     }
 
     #[test]

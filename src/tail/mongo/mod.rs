@@ -281,6 +281,26 @@ impl Source for MongoSource {
     }
 }
 
+/// Replies of a change stream, from wherever they are.
+pub struct Replies(Decoder);
+
+impl Replies {
+    /// Reads from `place` on.
+    #[must_use]
+    pub fn new(spec: &Spec, place: &Place) -> Self {
+        Self(Decoder::new(Normaliser::new(spec), is_id(spec), place, Skip::Nothing))
+    }
+
+    /// Reads a reply as the server sent it. An update whose values are not in it counts as gone.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn read(&mut self, reply: &RawDocument) -> Result<Vec<Event>, String> {
+        let events = decode::events_of(reply).map_err(|error| error.to_string())?;
+        self.0.reply(reply, &events, &Versions::new()).map_err(|error| error.to_string())
+    }
+}
+
 /// Whether the ticket's id is the document's `_id`.
 fn is_id(spec: &Spec) -> bool {
     spec.ticket.id.names() == ["_id"]
@@ -425,27 +445,17 @@ impl Reader {
     fn decode(&mut self, reply: &RawBatch) -> Result<Vec<Event>, SourceError> {
         let strange = |reason: String| SourceError::Refused { doing: "reading the change stream".to_owned(), reason };
         let not_a_reply = |error: NotAReply| strange(error.to_string());
-        let documents = reply.doc_slices().map_err(|error| strange(error.to_string()))?;
-        let documents = || documents.into_iter().filter_map(|document| document.ok().and_then(bson::RawBsonRef::as_document));
-        let ids = decode::to_look_up(documents()).map_err(not_a_reply)?;
+        let reply = reply.as_raw_document();
+        let documents = decode::events_of(reply).map_err(not_a_reply)?;
+        let ids = decode::to_look_up(&documents).map_err(not_a_reply)?;
         let (versions, unreadable) = if ids.is_empty() {
             Default::default()
         } else {
-            let latest = documents().filter_map(|event| event.get_timestamp("clusterTime").ok()).max();
+            let latest = documents.iter().filter_map(|event| event.get_timestamp("clusterTime").ok()).max();
             self.look_up(ids, latest)?
         };
         self.count(&unreadable);
-        let mut events = Vec::new();
-        for document in documents() {
-            events.extend(self.decoder.event(document, &versions).map_err(not_a_reply)?);
-        }
-        let token = reply.as_raw_document().get_document("cursor").and_then(|cursor| cursor.get_document("postBatchResumeToken"));
-        if self.decoder.invalidated.is_none()
-            && let Ok(token) = token
-        {
-            events.extend(self.decoder.replied(token));
-        }
-        Ok(events)
+        self.decoder.reply(reply, &documents, &versions).map_err(not_a_reply)
     }
 
     /// Reads the versions of documents that updates completed: by majority, not before `latest`, from the primary.

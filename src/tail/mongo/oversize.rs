@@ -8,6 +8,7 @@ use bson::RawBsonRef;
 
 use super::super::source::SourceError;
 use super::cursor::{From, Unread, View};
+use super::decode::events_of;
 use super::{Ended, Reader};
 
 /// What the server refuses is larger than this; some KB are those of the event itself.
@@ -35,8 +36,8 @@ impl Reader {
         self.open_here(View::Sizes)?;
         for _ in 0..LOOKED_AT {
             let reply = self.stream.next().map_err(SourceError::from)?;
-            let documents = reply.doc_slices().map_err(|error| self.stream.unavailable(&error.to_string()))?;
-            for event in documents.into_iter().filter_map(|event| event.ok().and_then(RawBsonRef::as_document)) {
+            let events = events_of(reply.as_raw_document()).map_err(|error| self.stream.unavailable(&error.to_string()))?;
+            for event in events {
                 let bytes = match event.get("bytes") {
                     Ok(Some(RawBsonRef::Int32(bytes))) => u64::try_from(bytes).unwrap_or(0),
                     Ok(Some(RawBsonRef::Int64(bytes))) => u64::try_from(bytes).unwrap_or(0),
