@@ -231,8 +231,7 @@ impl Script {
         let releases = (0..count).map(|nth| Duration::from_millis(span_ms) * nth / count).collect();
         let (tickets, dead) = truth(&events);
         // The last mark stands behind all tickets of a stream, if there is one.
-        let errors = (kind == Kind::Replay || config.tail.clock == ClockMode::Auto)
-            .then(|| events.iter().filter_map(predicted).collect::<BTreeSet<_>>().len());
+        let errors = (kind == Kind::Replay || config.tail.clock == ClockMode::Auto).then(|| predicted(&events));
         Self { config, spec: spec(), switch, kind, events, states, releases, tickets, errors, dead }
     }
 
@@ -352,10 +351,14 @@ fn states(begin: (Place, Option<HistoryPlace>), events: &[Event]) -> Vec<(Place,
     states
 }
 
-/// Returns which completion an event is, if a prediction error comes of it: a window counts one once.
-fn predicted(event: &Event) -> Option<(Vec<u8>, i64)> {
-    let Event::Ticket { normalised: Normalised::Completed(ticket), .. } = event else { return None };
-    ticket.predicted.map(|_| (ticket.id.key().into_owned(), ticket.completed_at_ms))
+/// Returns of how many completions a prediction error comes: a window counts one once, as it was first.
+fn predicted(events: &[Event]) -> usize {
+    let mut seen = BTreeSet::new();
+    let is_predicted = |event: &&Event| {
+        let Event::Ticket { normalised: Normalised::Completed(ticket), .. } = event else { return false };
+        seen.insert((ticket.id.key().into_owned(), ticket.completed_at_ms)) && ticket.predicted.is_some()
+    };
+    events.iter().filter(is_predicted).count()
 }
 
 type Truth = (Vec<Expected>, Vec<String>);
