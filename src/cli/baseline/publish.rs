@@ -3,6 +3,9 @@
 //! The producer's fixed transactional id makes the order: whoever begins later fences who began earlier, who then looks at
 //! what is there and begins again. The topic comes first; the document is an upsert by the record's key.
 
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
 use bson::{Document, doc};
 
 use crate::baseline::document::{self, COLLECTION};
@@ -141,6 +144,12 @@ fn is_same(a: &Baseline, b: &Baseline) -> bool {
         && a.errors == b.errors
 }
 
+/// Waits a while that nobody knows: two who fence each other in step would do so to the last attempt.
+fn give_way(attempt: usize) {
+    let longest_ms = 20 << attempt.min(ATTEMPTS);
+    std::thread::sleep(Duration::from_millis(RandomState::new().hash_one(attempt) % longest_ms));
+}
+
 impl Publisher<'_> {
     /// Writes the baseline, unless the newest version is the same.
     pub(in crate::cli) fn publish(&self, make: &Make<'_>, progress: &mut Progress) -> Result<Published, Failure> {
@@ -157,7 +166,10 @@ impl Publisher<'_> {
         let id = transactional_id(self.config);
         let mut ours: Option<Baseline> = None;
         let mut reason = String::new();
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                give_way(attempt);
+            }
             // Whoever held the id before is fenced now: what is read next does not change under us.
             let mut producer = self.log.producer(&id)?;
             let there = versions(self.log, self.topics, &self.spec.name)?;
