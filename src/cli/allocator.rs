@@ -3,7 +3,7 @@
 //! By default every thread gets an arena of its own (up to eight a core), and the size from which a piece is mapped by itself grows
 //! up to 32 MB with what is freed (mallopt(3), "dynamic mmap threshold"). Either way what a burst needed stays resident between the
 //! pieces that live on, and grows for hours. By itself glibc gives back only what is free at a heap's end; so whole pages that are free
-//! between pieces are given back now and then (malloc_trim(3); of 100 MB some ms). `script/chaos soak` looks at it.
+//! between pieces are given back now and then (malloc_trim(3)). `script/chaos soak` looks at it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

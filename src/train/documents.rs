@@ -114,12 +114,15 @@ impl Documents {
             let triggers = database.collection::<RawDocumentBuf>(TRIGGERS);
             let requests = triggers.find(filter).sort(doc! { "timestamp": 1 }).projection(doc! { "priority": 1, "reason": 1 });
             let mut cursor = requests.limit(LOOKED_AT).batch_size(50).await?;
-            let mut found = Vec::new();
+            let (mut found, mut nameless) = (Vec::new(), 0_u32);
             while found.len() < REQUESTS && cursor.advance().await? {
                 match RequestDocument::read(cursor.current()) {
                     Some(request) => found.push(request),
-                    None => tracing::warn!("a document of {TRIGGERS} has an _id that cannot be read, and asks for nothing"),
+                    None => nameless += 1,
                 }
+            }
+            if nameless > 0 {
+                tracing::warn!(nameless, "documents of {TRIGGERS} have an _id that cannot be read, and ask for nothing: delete them");
             }
             Ok(found)
         });
