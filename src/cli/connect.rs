@@ -1,19 +1,15 @@
 //! `tidemark config check --connect`: tries each server as the stages will use it, and says each.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, doc};
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use crate::config::Config;
 use crate::config::show::redact_uri;
-use crate::log::kafka::advice;
+use crate::log::kafka::KafkaLog;
+use crate::log::{Log, TopicSettings};
 use crate::registry::MlflowRegistry;
 use crate::spec::Spec;
 use crate::topics::Topics;
@@ -21,7 +17,7 @@ use crate::topics::Topics;
 use super::mongo;
 use super::session::mlflow_settings;
 
-/// How long a server may take.
+/// How long MLflow may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What is asked of MLflow.
 const EXPERIMENTS: &str = "experiments";
@@ -136,87 +132,33 @@ async fn mongodb_steps(client: &::mongodb::Client, config: &Config, spec: Option
     steps
 }
 
-/// Keeps what librdkafka says by the way: why a connection fails is not in the error of the call.
-#[derive(Clone, Default)]
-struct Words(Arc<Mutex<Vec<String>>>);
-
-impl Words {
-    fn keep(&self, reason: &str) {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = words.iter().all(|word| word != reason);
-        if is_news && words.len() < 3 {
-            words.push(reason.to_owned());
-        }
-    }
-}
-
-impl ClientContext for Words {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What made a connection fail, with librdkafka's own guess at the reason.
-        if facility == "FAIL" {
-            let said = message.split_once("]: ").map_or(message, |(_thread, said)| said);
-            self.keep(said);
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // That all are down is what the others explain.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.keep(reason);
-        }
-    }
-}
-
-impl ConsumerContext for Words {}
-
 fn kafka(config: &Config) -> Probe {
     let Some(servers) = &config.kafka.bootstrap_servers else { return Probe::absent("Kafka") };
-    Probe::of("Kafka", servers.clone(), kafka_steps(config, servers))
+    Probe::of("Kafka", servers.clone(), kafka_steps(config))
 }
 
-fn kafka_steps(config: &Config, servers: &str) -> Vec<Step> {
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", servers).set("reconnect.backoff.ms", "500").set_log_level(RDKafkaLogLevel::Info);
-    for (name, value) in &config.kafka.properties {
-        client.set(name, value.expose_secret());
-    }
-    let words = Words::default();
-    let consumer: BaseConsumer<Words> = match client.create_with_context(words.clone()) {
-        Ok(consumer) => consumer,
-        Err(error) => return vec![bad("configure", format!("librdkafka refuses kafka.properties: {error}"))],
+fn kafka_steps(config: &Config) -> Vec<Step> {
+    let log = match KafkaLog::connect(&config.kafka) {
+        Ok(log) => log,
+        Err(error) => return vec![bad("metadata", error.to_string())],
     };
-    let metadata = match consumer.fetch_metadata(None, PATIENCE) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            // Polls hand over what was said meanwhile.
-            (0..10).for_each(|_| drop(consumer.poll(Duration::from_millis(10))));
-            let why = words.0.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
-            let why = if why.is_empty() { error.to_string() } else { why };
-            return vec![bad("metadata", format!("{why}; {}", advice(&why)))];
-        }
-    };
-    let mut steps = vec![good("metadata", format!("{} brokers", metadata.brokers().len()))];
-    let topics = Topics::new(&config.kafka.topic_prefix);
+    let mut steps = vec![good("metadata", "answers")];
     let mut missing = Vec::new();
     let mut right = 0;
-    for wanted in topics.settings(&config.topic_plan()) {
-        let found = metadata.topics().iter().find(|topic| topic.name() == wanted.name);
-        let Some(found) = found.filter(|topic| topic.error().is_none()) else {
-            missing.push(wanted.name);
-            continue;
-        };
-        let partitions = found.partitions().len();
-        if partitions == wanted.partitions as usize {
-            right += 1;
-        } else {
-            let name = &wanted.name;
-            steps.push(bad(
+    for TopicSettings { name, partitions: wanted, .. } in Topics::new(&config.kafka.topic_prefix).settings(&config.topic_plan()) {
+        match log.partitions(&name) {
+            Ok(0) => missing.push(name),
+            Ok(found) if found == wanted => right += 1,
+            Ok(found) => steps.push(bad(
                 "topic",
                 format!(
-                    "{name} has {partitions} partitions, {} are wanted; set kafka.partitions to {partitions}, or choose another kafka.topic_prefix",
-                    wanted.partitions
+                    "{name} has {found} partitions, {wanted} are wanted; set kafka.partitions to {found}, or choose another kafka.topic_prefix"
                 ),
-            ));
+            )),
+            Err(error) => {
+                steps.push(bad("topic", error.to_string()));
+                return steps;
+            }
         }
     }
     if right > 0 {
@@ -225,32 +167,12 @@ fn kafka_steps(config: &Config, servers: &str) -> Vec<Step> {
     if !missing.is_empty() {
         steps.push(good("topics", format!("{} are missing and will be created: {}", missing.len(), missing.join(", "))));
     }
-    steps.extend(transactions(&client, config));
+    // They need more than metadata: a coordinator, and the right to use a transactional id.
+    steps.push(match log.producer(&format!("{}.check", config.kafka.topic_prefix)) {
+        Ok(_) => good("transactions", "allowed"),
+        Err(error) => bad("transactions", error.to_string()),
+    });
     steps
-}
-
-/// Transactions need more than metadata: a coordinator, and the right to use a transactional id.
-fn transactions(client: &ClientConfig, config: &Config) -> Option<Step> {
-    use rdkafka::producer::{BaseProducer, Producer};
-    let id = format!("{}.check", config.kafka.topic_prefix);
-    let mut client = client.clone();
-    client.set("transactional.id", &id).set("transaction.timeout.ms", "10000").set_log_level(RDKafkaLogLevel::Emerg);
-    let tried = "transactions";
-    let producer: BaseProducer = match client.create() {
-        Ok(producer) => producer,
-        Err(error) => return Some(bad(tried, format!("librdkafka refuses kafka.properties: {error}"))),
-    };
-    Some(match producer.init_transactions(PATIENCE) {
-        Ok(()) => good(tried, "allowed"),
-        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => bad(
-            tried,
-            format!(
-                "not allowed to use transactional id {id}; grant Write and Describe on transactional ids {}.*",
-                config.kafka.topic_prefix
-            ),
-        ),
-        Err(error) => bad(tried, format!("init_transactions with id {id}: {error}; does the transaction coordinator have enough brokers?")),
-    })
 }
 
 fn mlflow(config: &Config) -> Probe {
@@ -288,5 +210,14 @@ mod tests {
         let text = serde_json::to_string(&probes).unwrap();
         assert!(probes.iter().all(|probe| probe.ok == Some(false)), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_property_that_kafka_does_not_take_is_named_without_its_value() {
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = Some("127.0.0.1:1".to_owned());
+        config.kafka.properties.insert("security.protocol".to_owned(), "hunter2".into());
+        let text = serde_json::to_string(&all(&config, None)).unwrap();
+        assert!(text.contains("security.protocol") && !text.contains("hunter2"), "{text}");
     }
 }

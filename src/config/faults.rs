@@ -63,24 +63,35 @@ pub fn nearest_key(wrong: &str) -> Option<String> {
     nearest(wrong, KEYS.iter().map(|key| key.name))
 }
 
-/// librdkafka properties that exactly-once delivery rests on, and those that have a key of their own.
-pub const RESERVED_PROPERTIES: [&str; 17] = [
+/// librdkafka properties that exactly-once delivery rests on, and those that have a key of their own: nobody may set them otherwise.
+pub const RESERVED_PROPERTIES: [&str; 26] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.gapless.guarantee",
     "enable.idempotence",
+    "enable.partition.eof",
     "group.id",
+    "group.protocol",
     "isolation.level",
+    // Else a connection that is lost during a commit would go unnoticed. Those closed for idleness are not reported anyway.
+    "log.connection.close",
+    "log.queue",
     "max.in.flight",
     "max.in.flight.requests.per.connection",
+    "message.max.bytes",
     "message.send.max.retries",
     "metadata.broker.list",
+    "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
     "retries",
+    // By its backoff a commit is known to have been sent once.
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
     "transactional.id",
 ];
 

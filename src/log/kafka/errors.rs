@@ -87,7 +87,7 @@ pub(super) fn is_refusal(said: &str) -> bool {
 }
 
 /// Returns what to do about a failed connection, by what librdkafka says of it.
-pub(crate) fn advice(said: &str) -> &'static str {
+pub(super) fn advice(said: &str) -> &'static str {
     let found = CONNECTIONS.iter().find(|(words, _)| said.contains(words));
     found.map_or("is it running, and reachable from here?", |(_, advice)| advice)
 }

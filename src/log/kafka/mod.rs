@@ -18,8 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataPartition;
 
-pub(crate) use self::errors::advice;
-use self::errors::{patiently, reason, unavailable};
+use self::errors::{advice, patiently, reason, unavailable};
 use self::notices::Notices;
 use self::properties::Properties;
 use super::{Bounds, Follower, Log, LogError, Member, Producer, Reader, TopicSettings};

@@ -87,8 +87,16 @@ impl KafkaProducer {
         let reports = Reports { notices: Notices::new(id), refused: Mutex::default() };
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
         fault::pass(id, Place::InitBefore);
-        patiently(INIT_WITHIN, |time| client.init_transactions(time))
-            .map_err(|error| unavailable(format!("taking over transactional id {id} at {}", properties.servers()), &error))?;
+        patiently(INIT_WITHIN, |time| client.init_transactions(time)).map_err(|error| {
+            let doing = format!("taking over transactional id {id} at {}", properties.servers());
+            match error.rdkafka_error_code() {
+                Some(code @ Code::TransactionalIdAuthorizationFailed) => LogError::Unavailable {
+                    doing,
+                    reason: format!("{code}; grant Write and Describe on transactional ids {}.*", properties.prefix()),
+                },
+                _ => unavailable(doing, &error),
+            }
+        })?;
         fault::pass(id, Place::InitAfter);
         Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE, usual: None })
     }

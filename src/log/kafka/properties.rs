@@ -8,34 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::errors::reason;
 use crate::config;
+use crate::config::faults::RESERVED_PROPERTIES;
 use crate::log::{LogError, MAX_RECORD_BYTES};
-
-/// Properties on which exactly-once rests: nobody may set them otherwise.
-const OURS: [&str; 21] = [
-    "acks",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "delivery.report.only.error",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "group.protocol",
-    "isolation.level",
-    // Else a connection that is lost during a commit would go unnoticed. Those closed for idleness are not reported anyway.
-    "log.connection.close",
-    "log.queue",
-    "max.in.flight.requests.per.connection",
-    "message.max.bytes",
-    "metadata.broker.list",
-    "partition.assignment.strategy",
-    "request.required.acks",
-    // By its backoff a commit is known to have been sent once.
-    "retry.backoff.max.ms",
-    "retry.backoff.ms",
-    "transactional.id",
-];
 
 /// The name by which a member of a group keeps its seat when its process is started again (KIP-345); of members alone.
 const SEAT: &str = "group.instance.id";
@@ -91,7 +65,7 @@ impl Properties {
             // A lost connection with one request in flight is said at this level.
             .set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in &config.properties {
-            if OURS.contains(&name.as_str()) {
+            if RESERVED_PROPERTIES.contains(&name.as_str()) {
                 return refuse(format!("kafka.properties may not set {name}: exactly-once rests on it; remove it"));
             }
             shared.set(name, value.expose_secret());
@@ -104,6 +78,11 @@ impl Properties {
 
     pub(super) fn servers(&self) -> &str {
         &self.servers
+    }
+
+    /// What the names of topics, groups and transactional ids begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// For administration, and for questions to the cluster.
@@ -199,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_exactly_once_rests_on_cannot_be_set() {
-        for name in OURS {
+        for name in RESERVED_PROPERTIES {
             let error = with(name, "x").err().unwrap().to_string();
             assert!(error.contains(name), "{error}");
         }
