@@ -101,7 +101,7 @@ fn documents(corpora: &Corpora) {
             hostile::Body::Bson(bytes) => (Some(bytes), None),
             hostile::Body::Json(line) => (None, Some(line)),
         };
-        // The tests read the long ones.
+        // A reply of a change stream holds it three times; the tests read those that are longer.
         let is_seed = |bytes: &Vec<u8>| bytes.len() <= LONGEST_INPUT / 4;
         if let Some(bson) = bson.filter(is_seed) {
             corpora.write("document", &format!("{name}.bson"), &bson);
