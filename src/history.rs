@@ -230,12 +230,18 @@ pub(crate) async fn client(uri: &SecretString) -> Result<Client, mongodb::error:
     Client::with_options(options)
 }
 
+/// 0001-01-01, ms since 1970.
+const FIRST_DAY_MS: i64 = -62_135_596_800_000;
+/// 9999-12-31, ms since 1970.
+const LAST_DAY_MS: i64 = 253_402_214_400_000;
+
 /// Times occur as dates, numbers of ms and texts; MongoDB compares within a type only. Texts may carry an offset, so their
 /// bounds are a day wider.
 pub(crate) fn completed_within(path: &FieldPath, (from_ms, to_ms): (i64, i64)) -> Document {
     let (Some(name), true) = (plain_name(path), from_ms < to_ms) else { return Document::new() };
     let date = |ms: i64| Bson::DateTime(bson::DateTime::from_millis(ms));
-    let day = |ms: i64| rfc3339(ms)[..10].to_owned();
+    // A year of five digits stands before all others, as a text.
+    let day = |ms: i64| rfc3339(ms.clamp(FIRST_DAY_MS, LAST_DAY_MS))[..10].to_owned();
     doc! { "$or": [
         { &name: { "$gte": date(from_ms), "$lt": date(to_ms) } },
         { &name: { "$gte": from_ms, "$lt": to_ms } },
@@ -286,6 +292,10 @@ mod tests {
         let texts = branches[2].as_document().unwrap().get_document("done.at").unwrap();
         assert_eq!(texts, &doc! { "$gte": "1969-12-31", "$lt": "1970-01-04" });
         assert_eq!(completed_within(&path("[\"a.b\"]"), (0, 1)), doc! {});
+        // Years of more than four digits are no dates as texts.
+        let open = completed_within(&path("\"at\""), (i64::MIN / 2, i64::MAX / 2));
+        let texts = open.get_array("$or").unwrap()[2].as_document().unwrap().get_document("at").unwrap();
+        assert_eq!(texts, &doc! { "$gte": "0001-01-01", "$lt": "9999-12-31" });
     }
 
     #[test]

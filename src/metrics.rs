@@ -72,6 +72,7 @@ fn describe() {
     describe_counter!("tidemark_tail_refused_decisions_total", Unit::Count, "Baselines and decisions that were not for this spec.");
     describe_gauge!("tidemark_tail_lag_seconds", Unit::Seconds, "How far the committed position is behind MongoDB's clock.");
     describe_gauge!("tidemark_tail_oplog_used_ratio", "How much of MongoDB's oplog has passed the position: 1 is where it forgets.");
+    describe_gauge!("tidemark_tail_history_left_rows", Unit::Count, "About how much of the collection's history is still to be read.");
     describe_gauge!("tidemark_tail_leader_state", "1 while this process leads the tail, 0 while it stands by.");
 
     describe_counter!("tidemark_watch_tickets_total", Unit::Count, "Tickets taken into slices.");
@@ -153,6 +154,11 @@ pub fn marks_sent(marks: u64) {
 /// So much of the oplog has passed the position.
 pub fn tail_oplog_used(ratio: f64) {
     gauge!("tidemark_tail_oplog_used_ratio").set(ratio);
+}
+
+/// About so many rows of the history are still to be read.
+pub fn tail_history_left(rows: u64) {
+    gauge!("tidemark_tail_history_left_rows").set(rows as f64);
 }
 
 /// MongoDB had forgotten what came next.
@@ -435,6 +441,7 @@ mod tests {
             gap_sent();
             tail_transacted(Outcome::Committed, Duration::ZERO);
             tail_lags(0.5);
+            tail_history_left(7);
             tail_leads();
             tickets_watched(3, 2, 1);
             chain_broke("missing");

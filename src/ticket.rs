@@ -567,7 +567,9 @@ impl Chain {
         if parts.next().is_some() || id.is_empty() {
             return None;
         }
-        Some(Self { id: id.to_owned(), seq: seq.parse().ok()?, hash: unhex(hash)? })
+        // Something always follows a record of ours.
+        let seq = seq.parse().ok().filter(|seq| *seq < u64::MAX)?;
+        Some(Self { id: id.to_owned(), seq, hash: unhex(hash)? })
     }
 
     /// Checks that `record` is the next of this chain and moves on to it. After a [`Break`] the chain has not moved;

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::mongo::runtime;
 use crate::support::{Deployment, kafka, wait_until};
+use crate::tail_mongo::completed;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,7 +30,7 @@ fn tickets(numbers: std::ops::Range<i32>) -> Vec<Document> {
 }
 
 /// Runs the audit; returns its code and its report.
-fn audit(deployment: &Deployment, flags: &[&str]) -> (i32, Value) {
+pub(crate) fn audit(deployment: &Deployment, flags: &[&str]) -> (i32, Value) {
     let arguments: Vec<&str> = ["audit", "--output", "json"].into_iter().chain(flags.iter().copied()).collect();
     let output = deployment.output(&arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -167,4 +170,121 @@ fn forget_the_past(runtime: &tokio::runtime::Runtime, collection: &mongodb::Coll
         }
         keep(300).await.unwrap();
     });
+}
+
+/// Tickets that tail has sent.
+const SENT: &str = "tidemark_tail_tickets_total";
+
+/// Inserts tickets that complete now; returns a time before all of them.
+fn complete(deployment: &Deployment, ids: std::ops::Range<i32>) -> String {
+    let before = DateTime::now().timestamp_millis();
+    deployment.insert(&ids.map(completed).collect::<Vec<_>>());
+    before.to_string()
+}
+
+/// Returns where each partition ends now.
+fn ends(topic: &str, partitions: i32) -> TopicPartitionList {
+    // Committed records whose marker is still on its way are before the end, too.
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &kafka().bootstrap_servers)
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .unwrap();
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..partitions {
+        let (_, end) = consumer.fetch_watermarks(topic, partition, LIMIT).unwrap();
+        ends.add_partition_offset(topic, partition, Offset::Offset(end)).unwrap();
+    }
+    ends
+}
+
+/// Has Kafka remove what is before these offsets, as retention does.
+fn remove_before(offsets: &TopicPartitionList) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &kafka().bootstrap_servers).create().unwrap();
+    let removed = runtime().block_on(admin.delete_records(offsets, &AdminOptions::new())).unwrap();
+    assert_eq!(removed.count(), offsets.count());
+    removed.elements().iter().for_each(|partition| partition.error().unwrap());
+}
+
+#[test]
+fn what_retention_removed_is_excused_until_somebody_claims_that_the_log_has_it() {
+    let mut deployment = Deployment::new("retained", 3);
+    // No mark is among what is removed: the next one is a day away.
+    deployment.set("TIDEMARK_WINDOW_SLICE_MS", "86400000");
+    let process = deployment.start("one", &["run", "--stages", "tail"]);
+    process.wait_for("tail");
+    let first = complete(&deployment, 0..30);
+    wait_until("the first are in the log", LIMIT, || (process.metric(SENT) == 30).then_some(()));
+    let removed = ends("retained.tickets", 3);
+    let second = complete(&deployment, 30..60);
+    wait_until("all are in the log", LIMIT, || (process.metric(SENT) == 60).then_some(()));
+    process.stop();
+    remove_before(&removed);
+
+    let (code, report) = audit(&deployment, &[]);
+    assert_eq!((code, count(&report, "notes", "before_the_log")), (0, 30), "{report:#}");
+    assert_eq!((&report["in_mongodb"], &report["in_log"]), (&60.into(), &30.into()), "{report:#}");
+    // `--from` is the claim that the log has all from there on.
+    let (code, report) = audit(&deployment, &["--from", &first]);
+    assert_eq!((code, count(&report, "wrong", "missing")), (7, 30), "{report:#}");
+    let (code, report) = audit(&deployment, &["--from", &first, "--to", &second]);
+    assert_eq!((code, count(&report, "wrong", "missing")), (7, 30), "{report:#}");
+    assert_eq!((&report["in_mongodb"], &report["in_log"]), (&30.into(), &0.into()), "{report:#}");
+    let (code, report) = audit(&deployment, &["--from", &second]);
+    assert_eq!((code, &report["clean"]), (0, &Value::Bool(true)), "{report:#}");
+    assert_eq!((&report["in_mongodb"], &report["in_log"]), (&30.into(), &30.into()), "{report:#}");
+}
+
+/// Sets tail's position behind all that MongoDB has by now, without any of it, as no process of ours ever does. Tail must not run.
+fn pass_over_what_came(deployment: &Deployment) {
+    let runtime = runtime();
+    let client = deployment.collection(&runtime).client().clone();
+    let hello = runtime.block_on(async { client.database("admin").run_command(doc! { "hello": 1 }).await }).unwrap();
+    let now = hello.get_timestamp("operationTime").unwrap();
+    let seen = deployment.read(None);
+    let last = seen.iter().rfind(|record| record.topic == "positions").unwrap();
+    let mut position = last.json();
+    position["place"] = json!({ "time": [now.time, now.increment], "index": u32::MAX });
+    let topic = format!("{}.positions", deployment.prefix);
+    write(&topic, 0, last.key.as_ref().unwrap().as_bytes(), position.to_string().as_bytes(), OwnedHeaders::new());
+}
+
+#[test]
+fn what_tail_never_read_is_missing_and_the_audit_beside_tail_tells_how_much() {
+    let mut deployment = Deployment::new("passed-over", 3);
+    let process = deployment.start("one", &["run", "--stages", "tail"]);
+    process.wait_for("tail");
+    complete(&deployment, 0..20);
+    wait_until("the first are in the log", LIMIT, || (process.metric(SENT) == 20).then_some(()));
+    process.stop();
+    let lost = complete(&deployment, 20..30);
+    pass_over_what_came(&deployment);
+
+    deployment.set("TIDEMARK_AUDIT_EVERY_SECONDS", "1");
+    let process = deployment.start("one", &["run", "--stages", "tail"]);
+    process.wait_for("tail");
+    let after = complete(&deployment, 30..40);
+    wait_until("what came after is in the log", LIMIT, || (process.metric(SENT) == 10).then_some(()));
+    let missing = r#"tidemark_audit_findings{kind="missing"} 10"#;
+    let (_, page) = wait_until("the missing ones are found", LIMIT, || {
+        process.get("/metrics").filter(|(_, page)| page.lines().any(|line| line == missing))
+    });
+    let runs = |outcome: &str| page.contains(&format!("tidemark_audit_runs_total{{outcome=\"{outcome}\"}}"));
+    assert!(runs("differs") && !runs("clean"), "{page}");
+    wait_until("the health says so", LIMIT, || process.says("audit").starts_with("the log differed from MongoDB at").then_some(()));
+    let (status, parts) = process.get("/readyz").unwrap();
+    assert_eq!(status, 200, "the stream goes on, and a person has to look: {parts}");
+    process.stop();
+
+    let (code, report) = audit(&deployment, &[]);
+    assert_eq!((code, count(&report, "wrong", "missing")), (7, 10), "{report:#}");
+    assert!(report["wrong"]["missing"]["first"].to_string().contains("T-20 completed at"), "{report:#}");
+    let (code, report) = audit(&deployment, &["--from", &lost, "--to", &after]);
+    assert_eq!((code, count(&report, "wrong", "missing")), (7, 10), "{report:#}");
+    for (range, tickets) in [(["--to", &lost], 20_u64), (["--from", &after], 10)] {
+        let (code, report) = audit(&deployment, &range);
+        assert_eq!((code, &report["clean"]), (0, &Value::Bool(true)), "{report:#}");
+        assert_eq!((&report["in_mongodb"], &report["in_log"]), (&tickets.into(), &tickets.into()), "{report:#}");
+    }
 }

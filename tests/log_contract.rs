@@ -4,17 +4,12 @@ mod cases;
 
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tidemark::config;
 use tidemark::log::kafka::KafkaLog;
 use tidemark::log::memory::{Fault, Limits, MemoryLog};
 use tidemark::log::{Log, Record, Transaction};
 
-use crate::support::kafka;
+use crate::support::{kafka, meddling};
 
 /// A log under test, and what no stage can do but the world does.
 pub(crate) struct Bench<'a> {
@@ -57,25 +52,8 @@ fn the_log_in_memory_keeps_the_contract() {
 #[test]
 fn the_log_on_kafka_keeps_the_contract() {
     let servers = &kafka().bootstrap_servers;
-    let hang = |id: &str, topic: &str| {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", servers)
-            .set("transactional.id", id)
-            .set("transaction.timeout.ms", "60000")
-            .create()
-            .unwrap();
-        producer.init_transactions(Duration::from_secs(30)).unwrap();
-        producer.begin_transaction().unwrap();
-        producer.send(BaseRecord::<[u8], [u8]>::to(topic).partition(0).payload(b"hanging")).unwrap();
-        producer.flush(Duration::from_secs(10)).unwrap();
-    };
-    let truncate = |topic: &str, offset| {
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
-        let mut before = TopicPartitionList::new();
-        before.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(admin.delete_records(&before, &AdminOptions::new())).unwrap();
-    };
+    let hang = |id: &str, topic: &str| meddling::hang(servers, id, topic);
+    let truncate = |topic: &str, offset| meddling::forget_before(servers, topic, offset);
     // A machine that is busy with other tests must not oust anybody.
     let log = connect(servers, &[("session.timeout.ms", "30000")]).unwrap();
     let impatient = connect(servers, &[("max.poll.interval.ms", "6000")]).unwrap();

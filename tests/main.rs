@@ -35,6 +35,7 @@ mod tail_faults;
 mod tail_gap;
 mod tail_group;
 mod tail_mongo;
+mod topics;
 mod train;
 mod train_flights;
 mod train_servers;

@@ -187,6 +187,72 @@ fn a_token_that_the_server_does_not_find_is_refused_by_name() {
     stage.stop();
 }
 
+/// Has the server fail these commands of tail's with that error, from now on. The server must be the test's own.
+fn fail(world: &World, commands: &[&str], code: i32) {
+    let data = doc! { "failCommands": commands.to_vec(), "errorCode": code, "appName": "tidemark" };
+    ask(world, "admin", doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data });
+}
+
+fn fail_no_more(world: &World) {
+    ask(world, "admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
+}
+
+/// Waits until the stage ends by itself; returns why.
+fn why_it_ended(stage: Running) -> String {
+    wait_until("the stage ends", LIMIT, || stage.thread.is_finished().then_some(()));
+    stage.thread.join().unwrap().unwrap_err().to_string()
+}
+
+#[test]
+fn a_cursor_that_has_lost_its_place_is_a_gap_only_where_nothing_can_be_opened_at_the_position_either() {
+    let mongo = Mongo::start();
+    let world = World::at(&mongo.uri, "place_lost");
+    let stage = world.start();
+    world.insert([completed(1)]);
+    arrives(&world, 1);
+    // 136, CappedPositionLost: what follows the cursor is gone. What follows the position may still be there.
+    fail(&world, &["getMore"], 136);
+    wait_until("the cursor is lost", LIMIT, || says(&stage, "(136 ").then_some(()));
+    world.insert([completed(2)]);
+    fail_no_more(&world);
+    arrives(&world, 2);
+    assert_eq!(gaps(&world), []);
+
+    fail(&world, &["aggregate", "getMore"], 136);
+    let reason = why_it_ended(stage);
+    assert!(reason.contains("tail.history_lost = \"reread\"") && reason.contains("(136 "), "{reason}");
+    fail_no_more(&world);
+    let told = gaps(&world);
+    assert_eq!(told.len(), 1, "{told:?}");
+
+    world.insert([completed(3)]);
+    let stage = world.start();
+    let all = world.settle(100, 3);
+    assert!(all.values().all(|times| times.len() == 1), "{all:?}");
+    assert_eq!(gaps(&world), told);
+    stage.stop();
+}
+
+#[test]
+fn a_post_image_that_is_said_to_be_missing_is_refused_by_name_and_nothing_is_lost() {
+    let mongo = Mongo::start();
+    let world = World::at(&mongo.uri, "no_image");
+    let stage = world.start();
+    world.insert([completed(1)]);
+    arrives(&world, 1);
+    // 47, NoMatchingDocument: tail requires no image, so a person has to look who does.
+    fail(&world, &["getMore"], 47);
+    let reason = why_it_ended(stage);
+    assert!(reason.contains("a post-image that is required is missing") && reason.contains("(47 "), "{reason}");
+    fail_no_more(&world);
+    world.insert([completed(2)]);
+    let stage = world.start();
+    let all = world.settle(100, 2);
+    assert!(all.values().all(|times| times.len() == 1), "{all:?}");
+    assert_eq!(gaps(&world), []);
+    stage.stop();
+}
+
 /// A document whose event, with both images, passes 16 MB.
 fn large(id: i32, text: char) -> Document {
     let mut document = executing(id);

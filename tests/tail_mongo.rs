@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use bson::{DateTime, Document, doc};
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
 use mongodb::{Client, Collection};
 use tidemark::config::{Config, Start};
 use tidemark::log::kafka::KafkaLog;
@@ -220,6 +221,26 @@ pub(crate) fn executing(id: i32) -> Document {
     ticket(id, "EXECUTING")
 }
 
+/// A document that completed and says no id.
+pub(crate) fn without_id(id: i32) -> Document {
+    let mut document = completed(id);
+    document.remove("ticket_id");
+    document
+}
+
+/// A completed document whose `_id` is no whole number.
+fn of_another_type(id: i32) -> Document {
+    let mut document = completed(id);
+    let other = match id % 4 {
+        0 => Bson::Double(f64::from(id) + 0.5),
+        1 => Bson::String(name(id)),
+        2 => Bson::Document(doc! { "at": id }),
+        _ => Bson::ObjectId(ObjectId::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (id >> 8).to_le_bytes()[0], id.to_le_bytes()[0]])),
+    };
+    document.insert("_id", other);
+    document
+}
+
 #[test]
 fn inserts_and_updates_complete_once_and_other_changes_do_not() {
     let world = World::new("updates");
@@ -354,10 +375,17 @@ fn a_history_and_the_stream_meet_without_a_gap_and_without_a_repeat() {
     world.target = Arc::new(Disturbed::new(&world.log, Ways { transact: Box::new(transact), ..Ways::default() }));
     let stage = world.launch();
     gate.wait_until_reached(LIMIT);
+    let words = wait_until("it says how far it is", LIMIT, || match stage.context.health.all().remove(tail::PART) {
+        Some(State::Ready(words)) if words.contains(" of about ") => Some(words),
+        _ => None,
+    });
+    let about = words.split(" of about ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    // A sample of 1,000: the half of them completed, give or take five standard deviations.
+    assert!(about.is_some_and(|about| (10_500..14_500).contains(&about)), "{words}");
     let complete = |id: i32| world.update(id, doc! { "status": "COMPLETED" });
     // In front of what has been read: the stream brings these, and then the history shows them as well.
     (20_501..25_000).step_by(500).for_each(complete);
-    world.insert((30_000..30_100).map(completed));
+    world.insert((30_000..30_100).map(completed).chain((30_200..30_203).map(without_id)));
     // Behind it, and something that completed long ago.
     (1..19_000).step_by(500).for_each(complete);
     world.update(1_000, doc! { "note": "touched" });
@@ -378,6 +406,7 @@ fn a_history_and_the_stream_meet_without_a_gap_and_without_a_repeat() {
         assert_eq!(all[&name(id)], [Transition::Update], "{id} came through the stream, whatever the history shows of it");
     }
     assert_eq!(all[&name(30_000)], [Transition::Insert]);
+    assert_eq!(world.dead().len(), 3, "what has no id came through the stream, and the history shows it as well: {:?}", world.dead());
     stage.stop();
 }
 
@@ -387,6 +416,11 @@ fn a_history_that_is_interrupted_goes_on_and_repeats_nothing() {
     world.config.tail.start = Start::History;
     world.config.tail.transaction_rows = 500;
     world.insert((0..12_000).map(|id| if id % 2 == 0 { completed(id) } else { executing(id) }));
+    // A chunk ends among those that no comparison with a number finds.
+    world.insert((20_000..29_000).map(of_another_type));
+    let mut large = completed(40_000);
+    large.insert("task_type", "x".repeat(5_000_000));
+    world.insert([without_id(40_001), large]);
     for after in [4, 7, 9, 12, 14] {
         world.log.inject("tidemark.tail", after, Fault::Torn { visible: 100 });
     }
@@ -398,6 +432,9 @@ fn a_history_that_is_interrupted_goes_on_and_repeats_nothing() {
     for id in (2..12_000).step_by(600) {
         world.update(id, doc! { "status": "EXECUTING" });
     }
+    for id in (4..12_000).step_by(600) {
+        world.delete(id);
+    }
     let stage = world.start();
     wait_until("the history is read", LIMIT, || {
         let health = stage.context.health.all();
@@ -407,12 +444,16 @@ fn a_history_that_is_interrupted_goes_on_and_repeats_nothing() {
     wait_until("the last ticket arrives", LIMIT, || world.tickets().contains_key(&name(90_000)).then_some(()));
     let all = world.transitions();
     assert!(all.values().all(|times| times.len() == 1));
-    for id in (0..12_000).step_by(2).filter(|id| id % 600 != 2) {
+    for id in (0..12_000).step_by(2).filter(|id| ![2, 4].contains(&(id % 600))).chain(20_000..29_000) {
         assert!(all.contains_key(&name(id)), "{id} is missing");
     }
     for id in (1..12_000).step_by(300) {
         assert!(all.contains_key(&name(id)), "{id} is missing");
     }
+    let reasons: Vec<String> = world.dead().into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons.iter().filter(|reason| *reason == "bad_id").count(), 1, "{reasons:?}");
+    assert_eq!(reasons.iter().filter(|reason| *reason == "too_large").count(), 1, "{reasons:?}");
+    assert_eq!(reasons.len(), 2);
     stage.stop();
 }
 

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::buckets::Key;
 use super::findings::{Findings, Kind};
 use crate::log::Delivered;
+use crate::tail::ROW_PLACE;
 use crate::tail::core::DEAD_LETTER;
 use crate::tail::partition::partition;
 use crate::tail::position::{Head, Position};
@@ -38,6 +39,10 @@ pub struct DeadLine {
     pub key: Option<Bytes>,
     /// Why it cannot be used.
     pub reason: String,
+    /// When it says it completed, ms since 1970, where that can be read.
+    pub completed_at_ms: Option<i64>,
+    /// MongoDB's `_id` of it, as the record has it.
+    pub document: Option<String>,
     /// Where in its source it is.
     pub position: String,
     /// Where the record is.
@@ -45,6 +50,11 @@ pub struct DeadLine {
 }
 
 impl DeadLine {
+    /// Whether it comes of the collection as it was read, and not of the stream.
+    pub(super) fn is_row(&self) -> bool {
+        self.position.starts_with(ROW_PLACE)
+    }
+
     /// Returns what it is compared by.
     #[must_use]
     pub fn id(&self) -> Key {
@@ -119,6 +129,10 @@ struct TicketValue<'v> {
 struct DeadValue<'v> {
     #[serde(borrow)]
     reason: Cow<'v, str>,
+    #[serde(default)]
+    completed_at: Option<i64>,
+    #[serde(borrow, default)]
+    document: Option<&'v RawValue>,
     #[serde(borrow, default)]
     position: Option<Cow<'v, str>>,
 }
@@ -381,8 +395,14 @@ pub(super) fn read(record: &Delivered) -> Result<Option<Line>, String> {
     }
     if kind == DEAD_LETTER.as_bytes() {
         let value: DeadValue<'_> = serde_json::from_slice(value).map_err(wrong)?;
-        let position = value.position.unwrap_or_default().into_owned();
-        return Ok(Some(Line::Dead(DeadLine { key: record.key.clone(), reason: value.reason.into_owned(), position, place })));
+        return Ok(Some(Line::Dead(DeadLine {
+            key: record.key.clone(),
+            reason: value.reason.into_owned(),
+            completed_at_ms: value.completed_at,
+            document: value.document.map(|id| id.get().to_owned()),
+            position: value.position.unwrap_or_default().into_owned(),
+            place,
+        })));
     }
     Ok(None)
 }

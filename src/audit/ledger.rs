@@ -82,6 +82,15 @@ pub struct Differences {
     pub findings: Findings,
 }
 
+/// What a dead letter is known by among those of its id, or of none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Told<'l> {
+    At(&'l str),
+    Document(&'l str),
+    /// Ms since 1970.
+    Completion(i64),
+}
+
 #[derive(Default)]
 struct Entry {
     key: Bytes,
@@ -186,12 +195,21 @@ impl Entry {
                 }
             }
         }
-        let mut positions: BTreeMap<&str, (u32, i64)> = BTreeMap::new();
-        for letter in self.letters.iter().filter(|letter| !letter.position.is_empty()) {
-            if let Some(other) = positions.insert(&letter.position, letter.place) {
+        let mut told: HashMap<Told<'_>, (u32, i64)> = HashMap::new();
+        for letter in &self.letters {
+            let position = Some(letter.position.as_str()).filter(|position| !position.is_empty()).map(Told::At);
+            let document = letter.document.as_deref().map(Told::Document);
+            let completion = letter.completed_at_ms.filter(|_| letter.key.is_some()).map(Told::Completion);
+            // One event of the stream is told once. What a reading of the collection meets must not have been told at all; but what was
+            // written again after it had been read is told again.
+            let others = [document, completion].into_iter().flatten().filter(|_| letter.is_row());
+            if let Some(other) = position.into_iter().chain(others).find_map(|it| told.get(&it)) {
                 findings.note(Kind::DuplicatedDeadLetter, || {
-                    format!("{}: {} and {}", self.name(), place(dead_letters, other), place(dead_letters, letter.place))
+                    format!("{}: {} and {}", self.name(), place(dead_letters, *other), place(dead_letters, letter.place))
                 });
+            }
+            for it in [position, document, completion].into_iter().flatten() {
+                told.insert(it, letter.place);
             }
         }
     }

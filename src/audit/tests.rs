@@ -80,6 +80,37 @@ fn a_log_that_keeps_its_promise_has_no_findings() {
     assert_eq!(kinds(&written.check(&facts)), []);
 }
 
+/// A dead letter: whose, at what place, of which document, completed when.
+fn letter(key: Option<&'static str>, position: &str, document: Option<&str>, completed_at_ms: Option<i64>) -> Line {
+    Line::Dead(DeadLine {
+        key: key.map(Bytes::from),
+        reason: "bad_id".to_owned(),
+        completed_at_ms,
+        document: document.map(str::to_owned),
+        position: position.to_owned(),
+        place: (0, 0),
+    })
+}
+
+#[test]
+fn a_row_that_was_told_before_is_a_duplicate_and_what_was_written_again_is_not() {
+    let duplicates = |letters: Vec<Line>| {
+        let mut ledger = Ledger::of(Chosen::all());
+        letters.into_iter().for_each(|letter| ledger.line(letter));
+        let found = ledger.compare(("t", "d")).findings.iter().map(|(kind, found)| (kind, found.count)).collect::<Vec<_>>();
+        found.into_iter().filter(|(kind, _)| *kind == Kind::DuplicatedDeadLetter).map(|(_, count)| count).sum::<u64>()
+    };
+    let [streamed, row] = ["token 82", "_id 7"];
+    assert_eq!(duplicates(vec![letter(None, streamed, Some("7"), None), letter(None, row, Some("7"), None)]), 1);
+    assert_eq!(duplicates(vec![letter(None, row, Some("7"), None), letter(None, row, Some("7"), None)]), 1);
+    assert_eq!(duplicates(vec![letter(Some("a"), streamed, None, Some(9)), letter(Some("a"), row, None, Some(9))]), 1);
+    // Written again after it was read; another document; another completion; nothing to tell them by.
+    assert_eq!(duplicates(vec![letter(None, row, Some("7"), None), letter(None, streamed, Some("7"), None)]), 0);
+    assert_eq!(duplicates(vec![letter(None, streamed, Some("8"), None), letter(None, row, Some("7"), None)]), 0);
+    assert_eq!(duplicates(vec![letter(Some("a"), streamed, None, Some(8)), letter(Some("a"), row, None, Some(9))]), 0);
+    assert_eq!(duplicates(vec![letter(None, streamed, None, Some(9)), letter(None, row, None, Some(9))]), 0);
+}
+
 #[test]
 fn what_is_missing_or_gone_or_altered_is_named() {
     let (written, mut facts) = written();

@@ -58,6 +58,17 @@ pub enum Failure {
     BrokenPipe,
 }
 
+impl Exit {
+    /// Returns the code of what the log said.
+    #[must_use]
+    pub fn of_log(error: &LogError) -> Self {
+        match error {
+            LogError::Unavailable { .. } => Self::Unreachable,
+            LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::HeldUp { .. } | LogError::Unseated { .. } => Self::Refused,
+        }
+    }
+}
+
 impl Failure {
     /// Makes one.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
@@ -85,11 +96,7 @@ impl From<std::io::Error> for Failure {
 
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Self {
-        let exit = match error {
-            LogError::Unavailable { .. } => Exit::Unreachable,
-            LogError::WrongTopic { .. } | LogError::Truncated { .. } | LogError::HeldUp { .. } | LogError::Unseated { .. } => Exit::Refused,
-        };
-        Self::new(exit, error.to_string())
+        Self::new(Exit::of_log(&error), error.to_string())
     }
 }
 

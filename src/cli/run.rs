@@ -98,8 +98,20 @@ fn exit_of(error: &PipelineError) -> Exit {
     match error {
         PipelineError::Tail(TailError::Source(SourceError::Unavailable { .. } | SourceError::Denied { .. })) => Exit::Unreachable,
         PipelineError::Tail(_) => Exit::Refused,
-        _ => Exit::Failed,
+        _ => of_log(error).unwrap_or(Exit::Failed),
     }
+}
+
+/// Returns the code of what the log said, where that is the reason.
+fn of_log(error: &PipelineError) -> Option<Exit> {
+    let mut reason = std::error::Error::source(error);
+    while let Some(error) = reason {
+        if let Some(error) = error.downcast_ref::<crate::log::LogError>() {
+            return Some(Exit::of_log(error));
+        }
+        reason = error.source();
+    }
+    None
 }
 
 /// Waits until the stop is asked for, a stage fails, or a replay has been read and judged to its end. Says in the log what
@@ -158,4 +170,22 @@ pub(super) fn stop_on_signals(stop: &Stop) -> Result<tokio::runtime::Runtime, Fa
         std::process::exit(code);
     });
     Ok(runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::JudgeError;
+    use crate::log::LogError;
+    use crate::watch::WatchError;
+
+    #[test]
+    fn a_stage_that_the_log_refuses_ends_as_tail_does() {
+        let wrong = || LogError::WrongTopic { topic: "t".to_owned(), reason: "made anew".to_owned() };
+        let away = LogError::Unavailable { doing: "reading".to_owned(), reason: "no broker".to_owned() };
+        assert_eq!(exit_of(&WatchError::Log { topic: "t".to_owned(), source: wrong() }.into()), Exit::Refused);
+        assert_eq!(exit_of(&JudgeError::Log(wrong()).into()), Exit::Refused);
+        assert_eq!(exit_of(&JudgeError::Log(away).into()), Exit::Unreachable);
+        assert_eq!(exit_of(&WatchError::TooLarge { topic: "t".to_owned(), bytes: 1 }.into()), Exit::Failed);
+    }
 }

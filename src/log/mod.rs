@@ -348,6 +348,14 @@ pub trait Reader: Send {
     /// [`LogError::Unavailable`].
     fn bounds(&mut self, topic: &str, partition: u32) -> Result<Bounds, LogError>;
 
+    /// Returns where committed records end now: before [`Bounds::end`] while a transaction is open.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        Ok(self.bounds(topic, partition)?.end)
+    }
+
     /// Hands every committed record with `from <= offset < to` to `each`, in order, until it breaks.
     ///
     /// `to` is usually [`Bounds::end`]. Ends when the reader's *position* is at `to`: the last offsets may be

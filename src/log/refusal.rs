@@ -32,7 +32,8 @@ fn reason(wanted: &TopicSettings, existing: &Existing) -> Option<String> {
     let name = &wanted.name;
     if existing.partitions != wanted.partitions {
         return Some(format!(
-            "it has {} partitions, {} are configured; set the configured number to {}, or choose another kafka.topic_prefix",
+            "it has {} partitions, {} are configured; set kafka.partitions to {} before the first start; to a topic in use Kafka adds \
+             partitions and takes none back: begin anew with another kafka.topic_prefix",
             existing.partitions, wanted.partitions, existing.partitions
         ));
     }

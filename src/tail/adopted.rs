@@ -33,6 +33,7 @@ pub(crate) struct Adopted {
     events: HashMap<Identity, u32>,
     latest: Option<ClusterTime>,
     patience: u64,
+    patience_with_rows: u64,
     controls: VecDeque<AdoptedControl>,
     done: Vec<Control>,
 }
@@ -99,7 +100,14 @@ pub(crate) fn of_ticket(key: &[u8], commit: Option<ClusterTime>, transition: cra
 
 impl Default for Adopted {
     fn default() -> Self {
-        Self { events: HashMap::new(), latest: None, patience: PATIENCE, controls: VecDeque::new(), done: Vec::new() }
+        Self {
+            events: HashMap::new(),
+            latest: None,
+            patience: PATIENCE,
+            patience_with_rows: PATIENCE,
+            controls: VecDeque::new(),
+            done: Vec::new(),
+        }
     }
 }
 
@@ -180,12 +188,16 @@ impl Adopted {
         if !over && self.patience > 0 {
             return 0;
         }
-        if self.patience == 0 {
-            return std::mem::take(&mut self.events).len();
-        }
         // Rows of the history come in their own time, however far the stream is.
         self.latest = None;
         self.give_up(|identity| !is_row(identity))
+    }
+
+    /// One more row of the history has been read: after more than a transaction ever held, gives up those that did not come again, and
+    /// returns how many.
+    pub(crate) fn pass_row(&mut self) -> usize {
+        self.patience_with_rows = self.patience_with_rows.saturating_sub(1);
+        if self.patience_with_rows == 0 { self.give_up(is_row) } else { 0 }
     }
 
     /// The history has been read to its end: gives up the rows that did not come again, and returns how many.
@@ -331,6 +343,16 @@ mod tests {
         assert!(adopted.skip(&Identity::Row(b"row".to_vec())), "it is known until it comes again");
         adopted.adopt_event(Identity::Row(b"deleted".to_vec()));
         assert_eq!(adopted.pass_history(), 1);
+        assert!(adopted.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_does_not_come_again_is_given_up_after_so_many_others_and_not_after_so_many_events() {
+        let mut adopted = Adopted::default();
+        adopted.adopt_event(Identity::Row(b"deleted".to_vec()));
+        assert!((0..2 * PATIENCE).all(|_| adopted.pass(Some((6, 1))) == 0));
+        assert!((1..PATIENCE).all(|_| adopted.pass_row() == 0));
+        assert_eq!(adopted.pass_row(), 1);
         assert!(adopted.is_empty());
     }
 }

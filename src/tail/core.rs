@@ -13,7 +13,7 @@ use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::partition::partition;
 use super::position::{Head, Position};
 use super::source::{ClusterTime, Event, Opened, Place};
-use super::streamed::{Streamed, completion};
+use super::streamed::{Streamed, completion, unusable};
 use crate::clock::DAY_MS;
 use crate::config::{ClockMode, Window};
 use crate::log::{Record, Transaction};
@@ -159,9 +159,36 @@ impl Core {
         if is_again { completion(&key, ticket.completed_at_ms).into() } else { key }
     }
 
+    /// The same of a document that cannot be used; `None` when nothing is known of it.
+    pub(crate) fn unusable_as(letter: &DeadLetter) -> Option<Cow<'_, [u8]>> {
+        unusable(letter.id.as_ref().map(TicketId::key), letter.document.as_ref().map(TicketId::json))
+    }
+
     /// Remembers a key that the stream has brought since the history began, as found in the log.
     pub fn remember(&mut self, key: &[u8]) {
-        self.streamed.insert_anyway(key);
+        self.streamed.insert_at_hand(key);
+    }
+
+    /// Other events are at hand than those whose keys were looked up.
+    pub(crate) fn forget_looked_up(&mut self) {
+        self.streamed.forget_at_hand();
+    }
+
+    /// Returns the key of a row that is in the log or not, for all that is remembered; `None` of what needs no look.
+    pub(crate) fn wants(&self, event: &Event) -> Option<Vec<u8>> {
+        let Event::Row { normalised, .. } = event else { return None };
+        let key = match normalised {
+            Normalised::Completed(ticket) if !self.is_before(ticket) => Some(self.remembered_as(ticket)),
+            Normalised::Dead(letter) => Self::unusable_as(letter),
+            _ => None,
+        };
+        key.filter(|key| !self.streamed.contains(key)).map(Cow::into_owned)
+    }
+
+    /// Whether a row completed before anything counts.
+    fn is_before(&self, ticket: &Ticket) -> bool {
+        let from_ms = self.position.history.as_ref().and_then(|history| history.completed_from_ms);
+        from_ms.is_some_and(|from_ms| ticket.completed_at_ms < from_ms)
     }
 
     /// Begins the chains, and the history with its floor mark, where that has not been done.
@@ -329,14 +356,12 @@ impl Core {
     }
 
     fn row(&mut self, normalised: &mut Normalised, last: &Bytes, present_ms: i64) {
-        let Some((since, from_ms)) = self.position.history.as_ref().map(|history| (history.since, history.completed_from_ms)) else {
-            return;
-        };
+        let Some(since) = self.position.history.as_ref().map(|history| history.since) else { return };
         match normalised {
             Normalised::Completed(ticket) => {
-                let is_before = from_ms.is_some_and(|from_ms| ticket.completed_at_ms < from_ms);
-                if is_before || self.streamed.contains(&self.remembered_as(ticket)) {
+                if self.is_before(ticket) || self.streamed.contains(&self.remembered_as(ticket)) {
                     self.counts.streamed += 1;
+                    self.adopted.skip(&Identity::Row(ticket.id.key().into_owned()));
                 } else {
                     ticket.commit = None;
                     ticket.transition = Transition::History;
@@ -354,10 +379,12 @@ impl Core {
                 }
             }
             Normalised::Dead(letter) => {
-                if letter.id.as_ref().is_some_and(|id| self.streamed.contains(&id.key())) {
+                letter.position = Some(row_text(last));
+                if Self::unusable_as(letter).is_some_and(|key| self.streamed.contains(&key)) {
                     self.counts.streamed += 1;
+                    let key = letter.id.as_ref().map(TicketId::key);
+                    self.adopted.skip(&adopted::of_dead_letter(key.as_deref(), letter.position.as_deref()));
                 } else {
-                    letter.position = Some(row_text(last));
                     self.dead_letter(letter);
                 }
             }
@@ -365,6 +392,13 @@ impl Core {
         }
         if let Some(history) = &mut self.position.history {
             history.last = Some(last.clone());
+            history.rows += 1;
+        }
+        if !self.adopted.is_empty() {
+            self.counts.vanished += self.adopted.pass_row() as u64;
+            for control in self.adopted.rest() {
+                self.complete(&control);
+            }
         }
     }
 
@@ -392,10 +426,10 @@ impl Core {
     fn dead_letter(&mut self, letter: &DeadLetter) {
         let key = letter.id.as_ref().map(TicketId::key);
         if self.position.history.is_some()
-            && let Some(key) = &key
+            && let Some(key) = Self::unusable_as(letter)
             && !letter.position.as_deref().is_some_and(|place| place.starts_with(adopted::ROW_PLACE))
         {
-            self.streamed.insert(key);
+            self.streamed.insert(&key);
         }
         if !self.adopted.is_empty() {
             let identity: Identity = adopted::of_dead_letter(key.as_deref(), letter.position.as_deref());

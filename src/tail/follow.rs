@@ -11,6 +11,10 @@ use crate::spec::Spec;
 use crate::ticket::Control;
 use crate::topics::Topics;
 
+/// A decision becomes a record in each partition, and all those between two marks a part of one summary: real ones have some hundred
+/// bytes.
+const MAX_CONTROL_BYTES: usize = 64 * 1024;
+
 /// A record of a followed topic: which, the offset after it, and what it says.
 #[derive(Debug)]
 pub(crate) struct Followed {
@@ -146,7 +150,14 @@ fn model_event(record: &Delivered, spec: &str) -> Verdict {
         Err(error) => Verdict::Refused(error.to_string()),
         Ok(None) => Verdict::Passes,
         Ok(Some(event)) if event.spec() != spec => Verdict::Refused(format!("a decision about spec {}, not about {spec}", event.spec())),
-        Ok(Some(event)) => Verdict::Takes(event.into_control()),
+        Ok(Some(event)) => {
+            let control = event.into_control();
+            let bytes = serde_json::to_vec(&control).map_or(0, |value| value.len());
+            if bytes > MAX_CONTROL_BYTES {
+                return Verdict::Refused(format!("a decision of {bytes} bytes; {MAX_CONTROL_BYTES} are the most"));
+            }
+            Verdict::Takes(control)
+        }
     }
 }
 
@@ -176,5 +187,7 @@ mod tests {
         assert_eq!(model_event(&accept, "a"), Verdict::Takes(Control::Accept { id: "1".into(), cause: "error".into() }));
         assert_eq!(model_event(&record(r#"{"kind":"applied"}"#), "a"), Verdict::Passes);
         assert!(matches!(model_event(&accept, "b"), Verdict::Refused(_)));
+        let large = format!(r#"{{"kind":"accept","id":"{}","spec":"a","cause":"error"}}"#, "1".repeat(MAX_CONTROL_BYTES));
+        assert!(matches!(model_event(&record(&large), "a"), Verdict::Refused(why) if why.contains("bytes")));
     }
 }

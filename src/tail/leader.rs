@@ -1,5 +1,7 @@
 //! Who leads, and what the leader does: one process at a time owns the partition of `positions`; the others stand by hot.
 
+mod back;
+
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Counts, Step};
@@ -7,14 +9,13 @@ use super::follow::{Decisions, FollowedTopic, Verdict};
 use super::gate::{ANSWER_AFTER, Gate};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::position::Position;
-use super::source::{ClusterTime, Event, HistoryPlace, Opened, Place, Resume, Source, SourceError};
-use super::streamed::Streamed;
-use super::time::SourceClock;
-use super::{PART, TailError, restore};
+use super::progress::Progress;
+use super::source::{ClusterTime, Event, Source, SourceError};
+use super::{PART, TailError};
 use crate::clock::now_ms;
-use crate::config::{ClockMode, HistoryLost, Tail};
+use crate::config::{ClockMode, Tail};
 use crate::fault;
-use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Reader, Room, TransactError};
+use crate::log::{Committer, Done, LogError, Member, Polled, Producer, Room, TransactError};
 use crate::metrics;
 use crate::spec::Spec;
 use crate::stage::{Context, State};
@@ -119,7 +120,10 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
         setback: None,
         events: Vec::new(),
         next: 0,
+        looked_up: 0,
         spoke: None,
+        awaited: None,
+        progress: None,
     };
     while !context.stop.is_asked() {
         metrics::tail_stands_by();
@@ -179,7 +183,13 @@ struct Stage<'c> {
     setback: Option<String>,
     events: Vec<Event>,
     next: usize,
+    /// Up to here the log has been asked which of the rows the stream has brought.
+    looked_up: usize,
     spoke: Option<Instant>,
+    /// The baseline that the next decision waits for, and all decisions after it.
+    awaited: Option<u64>,
+    /// While the history is read.
+    progress: Option<Progress>,
 }
 
 impl Stage<'_> {
@@ -289,6 +299,9 @@ impl Stage<'_> {
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
+        self.progress = core.position().history.as_ref().map(|history| Progress::begin(self.source.history_rows(), history.rows));
+        self.spoke = None;
+        self.speak(core.position());
         reached(core.position().place.time());
         self.setback = None;
         tracing::info!(partitions = core.position().partitions(), "tail leads");
@@ -310,7 +323,8 @@ impl Stage<'_> {
             }
             if self.next == self.events.len() && (core.waiting() < self.room.items() || core.is_catching_up()) {
                 self.events.clear();
-                self.next = 0;
+                (self.next, self.looked_up) = (0, 0);
+                core.forget_looked_up();
                 // What waits to be committed waits for no further event.
                 let patience = if core.waiting() == 0 && !committer.is_busy() { GLANCE } else { Duration::ZERO };
                 self.source.read(self.room.items(), patience, &mut self.events)?;
@@ -318,7 +332,7 @@ impl Stage<'_> {
                     fault::pass(PART, fault::Place::EventsRead);
                 }
             }
-            let step = self.take(&mut core)?;
+            let step = self.take(&mut core, &mut committer)?;
             if core.waiting() == 0 && !committer.is_busy() {
                 reached(core.position().place.time());
             }
@@ -398,28 +412,42 @@ impl Stage<'_> {
 
     fn speak(&mut self, position: &Position) {
         let end = position.next_end_ms;
-        let history = position.history.is_some();
+        let mut reading = None;
+        if let Some(progress) = &self.progress {
+            let rows = position.history.as_ref().map(|history| history.rows);
+            if let Some(left) = rows.map_or(Some(0), |rows| progress.left(rows)) {
+                metrics::tail_history_left(left);
+            }
+            reading = rows.map(|rows| progress.words(rows));
+        }
+        if reading.is_none() {
+            self.progress = None;
+        }
+        let awaited = self.awaited.map_or_else(String::new, |version| format!("; decisions wait for baseline {version}"));
         self.say(|| {
-            State::Ready(match (history, end) {
-                (true, _) => "leading: reading the collection's history".to_owned(),
-                (false, None) => "leading: waiting for the first tickets to tell the time".to_owned(),
-                (false, Some(end)) => format!("leading: slice ends {}", in_words(end)),
+            State::Ready(match (reading, end) {
+                (Some(reading), _) => format!("leading: {reading}{awaited}"),
+                (None, None) => "leading: waiting for the first tickets to tell the time".to_owned(),
+                (None, Some(end)) => format!("leading: slice ends {}{awaited}", in_words(end)),
             })
         });
     }
 
     /// Takes what was read, up to one transaction's worth.
-    fn take(&mut self, core: &mut Core) -> Result<Step, Setback> {
+    fn take(&mut self, core: &mut Core, committer: &mut Committer<Sealed>) -> Result<Step, Setback> {
         let present_ms = now_ms();
         while self.next < self.events.len() {
             if core.waiting() >= self.room.items() && !core.is_catching_up() {
                 break;
             }
-            if core.has_forgotten_keys() && matches!(self.events[self.next], Event::Row { .. }) {
+            let is_row = matches!(self.events[self.next], Event::Row { .. });
+            if is_row && self.next >= self.looked_up && core.has_forgotten_keys() {
                 if core.waiting() > 0 {
                     return Ok(Step::Full);
                 }
+                self.settle(committer, Duration::MAX)?;
                 self.look_up_rows(core)?;
+                self.looked_up = self.events.len();
             }
             let event = &mut self.events[self.next];
             if let Event::Ticket { normalised, .. } | Event::Row { normalised, .. } = event
@@ -435,27 +463,6 @@ impl Stage<'_> {
             }
         }
         Ok(Step::Taken)
-    }
-
-    /// More keys were streamed since the history began than are remembered: finds those of the rows at hand in the log.
-    fn look_up_rows(&mut self, core: &mut Core) -> Result<(), Setback> {
-        let wanted: std::collections::HashSet<Vec<u8>> = self.events[self.next..]
-            .iter()
-            .filter_map(|event| match event {
-                Event::Row { normalised: Normalised::Completed(ticket), .. } => Some(core.remembered_as(ticket).into_owned()),
-                Event::Row { normalised: Normalised::Dead(letter), .. } => letter.id.as_ref().map(|id| id.key().into_owned()),
-                _ => None,
-            })
-            .collect();
-        let mut reader = self.context.log.reader()?;
-        let partitions = core.position().partitions();
-        let from_ms = core.position().history.as_ref().and_then(|history| history.completed_from_ms);
-        restore::streamed_keys(reader.as_mut(), &self.context.topics, partitions, from_ms, &mut |key| {
-            if wanted.contains(key) {
-                core.remember(key);
-            }
-        })?;
-        Ok(())
     }
 
     /// Gives new baselines and decisions their place, here.
@@ -476,7 +483,14 @@ impl Stage<'_> {
             {
                 return Ok(());
             }
-            if followed.after.is_some_and(|version| core.position().baseline.is_none_or(|in_force| in_force < version)) {
+            let waits_for = followed.after.filter(|version| core.position().baseline.is_none_or(|in_force| in_force < *version));
+            if self.awaited != waits_for {
+                self.awaited = waits_for;
+                if let Some(version) = waits_for {
+                    tracing::warn!("tail: a decision of {} waits for baseline {version}", self.context.topics.model_events);
+                }
+            }
+            if waits_for.is_some() {
                 return Ok(());
             }
             match &followed.verdict {
@@ -518,140 +532,6 @@ impl Stage<'_> {
         let begun = threads::now();
         let result = producer.transact(transaction);
         self.committed(result, threads::since(begun), &sealed)
-    }
-
-    /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.
-    fn restore(&mut self, producer: &mut dyn Producer) -> Result<Core, Setback> {
-        let context = self.context;
-        let (topics, spec) = (&context.topics, &context.spec);
-        let partitions = restore::partitions(context.log.as_ref(), topics)?;
-        let mut reader = context.log.reader()?;
-        self.events.clear();
-        self.next = 0;
-        let found = restore::position(reader.as_mut(), topics, spec, partitions)?;
-        fault::pass(PART, fault::Place::PositionRead);
-        let is_first = found.is_none();
-        let (mut position, adopted) = if let Some(mut position) = found {
-            let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
-            fault::pass(PART, fault::Place::Adopted);
-            (position, adopted)
-        } else {
-            let opened = self.source.open(None)?;
-            let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
-            let position = Position {
-                spec: spec.name.clone(),
-                fingerprint: spec.fingerprint(),
-                source: opened.fingerprint,
-                place: opened.place,
-                clock: SourceClock::new(clock_mode(&context.config.tail, self.source.as_ref())),
-                next_mark: u64::from(opened.history.is_none()),
-                history: opened.history,
-                gap_told_ms: None,
-                tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
-                dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
-                next_end_ms: None,
-                baseline: None,
-                baselines_offset: 0,
-                model_events_offset: 0,
-            };
-            (position, super::adopted::Adopted::default())
-        };
-        if !adopted.is_empty() {
-            tracing::warn!(records = adopted.len(), "tail: a torn transaction left records beyond the position; they are adopted");
-        }
-        fault::pass(PART, fault::Place::SourceOpened);
-        let mut changed = is_first;
-        let mut lost = None;
-        if !is_first {
-            match self.source.open(Some(&position.resume())) {
-                Ok(Opened { place, fingerprint, history }) => {
-                    changed |= fingerprint != position.source || position.gap_told_ms.take().is_some();
-                    (position.place, position.source, position.history) = (place, fingerprint, history);
-                }
-                Err(SourceError::Forgotten { doing, reason, present }) => lost = Some((format!("{doing}: {reason}"), present)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if position.fingerprint != spec.fingerprint() {
-            if !adopted.is_empty() {
-                return Err(Setback::Fatal(TailError::Refused(format!(
-                    "the spec has changed while records of a torn transaction are open: run once with the spec of fingerprint {}, then change it",
-                    position.fingerprint
-                ))));
-            }
-            tracing::warn!(
-                from = position.fingerprint,
-                to = spec.fingerprint(),
-                "the spec has changed: new chains begin, windows begin anew"
-            );
-            let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
-            position.fingerprint = spec.fingerprint();
-            position.tickets = restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?;
-            position.baseline = None;
-            position.baselines_offset = 0;
-            changed = true;
-        }
-        if let Some((reason, present)) = lost {
-            return self.go_on_after_a_gap(producer, reader.as_mut(), position, adopted, (&reason, present));
-        }
-        let streamed = match &position.history {
-            Some(history) if !is_first => restore::streamed(reader.as_mut(), topics, partitions, history.completed_from_ms)?,
-            _ => Streamed::default(),
-        };
-        let mut core = Core::new(spec.clone(), topics.clone(), &context.config.window, position, adopted, streamed);
-        if changed && !core.is_catching_up() {
-            // The position goes first and alone: what follows can be torn, and is then told from a stranger's by its chain.
-            self.commit(producer, &mut core)?;
-        }
-        Ok(core)
-    }
-
-    /// MongoDB has forgotten what followed the position: says so in the log, then stops, or goes on with the present and a second
-    /// reading of the collection. Gap and new position are one transaction: there is no gap without its record, and none has two.
-    fn go_on_after_a_gap(
-        &mut self,
-        producer: &mut dyn Producer,
-        reader: &mut dyn Reader,
-        position: Position,
-        adopted: super::adopted::Adopted,
-        (reason, present): (&str, ClusterTime),
-    ) -> Result<Core, Setback> {
-        let context = self.context;
-        let opened = if context.config.tail.history_lost == HistoryLost::Reread {
-            let window = &context.config.window;
-            let read_ms = position.place.time().map_or(0, |(seconds, _)| i64::from(seconds) * 1_000);
-            // What was late when the gap began may be missing, too; what is older than that has its verdicts.
-            let from_ms = match &position.history {
-                // A history that was not read to its end: all that is not in the log counts.
-                Some(history) => history.completed_from_ms.unwrap_or(i64::MIN),
-                None => position.clock.now().unwrap_or(read_ms) - window.lateness_ms - window.slice_ms,
-            };
-            let history = HistoryPlace { since: present, last: None, completed_from_ms: Some(from_ms) };
-            let place = Place::Stream { token: bytes::Bytes::new(), time: present, index: u32::MAX };
-            let resume = Resume { place, fingerprint: position.source.clone(), history: Some(history) };
-            let streamed = restore::streamed(reader, &context.topics, position.partitions(), Some(from_ms))?;
-            Some((self.source.open(Some(&resume))?, streamed))
-        } else {
-            None
-        };
-        let is_reread = opened.is_some();
-        let mut core =
-            Core::new(context.spec.clone(), context.topics.clone(), &context.config.window, position, adopted, Streamed::default());
-        core.begin();
-        core.forget(present, reason, opened);
-        self.commit(producer, &mut core)?;
-        if is_reread {
-            tracing::error!(
-                reason,
-                "MongoDB has forgotten what came after the position; a gap record says so, and the collection is read again"
-            );
-            return Ok(core);
-        }
-        Err(Setback::Fatal(TailError::Refused(format!(
-            "MongoDB has forgotten what came after the position: its oplog does not reach back so far ({reason}). A gap record says so. To go \
-             on with the present, and read the collection again for what completed meanwhile, set tail.history_lost = \"reread\"; enlarge \
-             the oplog, so that it does not happen again"
-        ))))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod mongo;
 pub mod normalise;
 pub mod partition;
 pub mod position;
+mod progress;
 mod restore;
 pub mod replay;
 pub mod source;
@@ -19,7 +20,7 @@ pub mod time;
 
 use crate::log::LogError;
 use crate::stage::{Context, State};
-pub(crate) use adopted::time_of_place;
+pub(crate) use adopted::{ROW_PLACE, time_of_place};
 pub(crate) use gate::ANSWER_AFTER;
 pub(crate) use restore::{partitions as partitions_of, position as position_of};
 pub use source::{Event, Place, Source, SourceError};

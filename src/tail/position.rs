@@ -144,6 +144,8 @@ mod history {
     struct Written {
         since: ClusterTime,
         last: Option<String>,
+        #[serde(default)]
+        rows: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         completed_from: Option<i64>,
     }
@@ -153,6 +155,7 @@ mod history {
         let written = history.as_ref().map(|h| Written {
             since: h.since,
             last: h.last.as_deref().map(super::hex),
+            rows: h.rows,
             completed_from: h.completed_from_ms,
         });
         written.serialize(serializer)
@@ -166,7 +169,7 @@ mod history {
             None => None,
             Some(text) => Some(super::unhex(&text).ok_or_else(|| D::Error::custom("an _id is hex digits"))?),
         };
-        Ok(Some(HistoryPlace { since: written.since, last, completed_from_ms: written.completed_from }))
+        Ok(Some(HistoryPlace { since: written.since, last, rows: written.rows, completed_from_ms: written.completed_from }))
     }
 }
 
@@ -217,7 +220,8 @@ mod tests {
         let token = Bytes::from_static(&[0, 1, 254, 255]);
         let mut position = sample(Place::Stream { token, time: (7, 8), index: 2 });
         assert_eq!(Position::decode(&position.encode()).unwrap(), position);
-        position.history = Some(HistoryPlace { since: (7, 1), last: Some(Bytes::from_static(b"x")), completed_from_ms: Some(-5) });
+        let last = Some(Bytes::from_static(b"x"));
+        position.history = Some(HistoryPlace { since: (7, 1), last, rows: 9, completed_from_ms: Some(-5) });
         position.gap_told_ms = Some(8_000);
         assert_eq!(Position::decode(&position.encode()).unwrap(), position);
         let rows = sample(Place::Rows(9));

@@ -1,12 +1,15 @@
 //! Reading back: the position, and what became visible beyond it.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::adopted::{Adopted, ROW_PLACE};
+use super::core::DEAD_LETTER;
 use super::position::{Head, Position, hex};
-use super::streamed::{Streamed, completion};
+use super::streamed::{completion, unusable};
 use super::{PART, TailError};
 use crate::log::{Bounds, Delivered, Log, Reader};
 use crate::metrics;
@@ -73,7 +76,8 @@ pub(crate) fn position(reader: &mut dyn Reader, topics: &Topics, spec: &Spec, pa
     };
     if position.partitions() != partitions || position.dead_letters.len() != position.tickets.len() {
         return Err(TailError::Refused(format!(
-            "topic {} has {partitions} partitions, but the position describes {}: tickets would change partition",
+            "topic {} has {partitions} partitions, but the position describes {}: tickets would change partition. Begin anew with another \
+             kafka.topic_prefix; tail.start = \"history\" brings what the collection has",
             topics.tickets,
             position.partitions()
         )));
@@ -137,8 +141,9 @@ pub(crate) fn partitions(log: &dyn Log, topics: &Topics) -> Result<u32, TailErro
     let dead_letters = log.partitions(&topics.dead_letters)?;
     if tickets == 0 || tickets != dead_letters {
         return Err(TailError::Refused(format!(
-            "topics {} and {} must exist with the same number of partitions; they have {tickets} and {dead_letters}",
-            topics.tickets, topics.dead_letters
+            "topics {} and {} must exist with the same number of partitions; they have {tickets} and {dead_letters}. If one was deleted, \
+             delete both and {}, too, or configure another kafka.topic_prefix",
+            topics.tickets, topics.dead_letters, topics.positions
         )));
     }
     Ok(tickets)
@@ -244,54 +249,55 @@ fn read_beyond(reader: &mut dyn Reader, topic: &str, partition: u32, head: &Head
     }
 }
 
-/// Returns what a history leaves out: the keys that the stream has brought since it began (at a first start, all that is not history
-/// itself); or, when the collection is read again, every completion that the log has, of those that count.
-pub(crate) fn streamed(
-    reader: &mut dyn Reader,
-    topics: &Topics,
-    partitions: u32,
-    completed_from_ms: Option<i64>,
-) -> Result<Streamed, TailError> {
-    let mut streamed = Streamed::default();
-    streamed_keys(reader, topics, partitions, completed_from_ms, &mut |key| streamed.insert(key))?;
-    Ok(streamed)
-}
-
-/// Hands everything that [`streamed`] remembers to `each`.
+/// Hands each record to `each` until that breaks it off, with what a history leaves out because of it: the keys that the stream has
+/// brought since it began (at a first start, all that is not history itself); or, when the collection is read again, every completion
+/// that the log has, of those that count.
 pub(crate) fn streamed_keys(
     reader: &mut dyn Reader,
     topics: &Topics,
     partitions: u32,
     completed_from_ms: Option<i64>,
-    each: &mut dyn FnMut(&[u8]),
+    each: &mut dyn FnMut(Option<&[u8]>) -> ControlFlow<()>,
 ) -> Result<(), TailError> {
     for partition in 0..partitions {
-        let Bounds { low, end } = reader.bounds(&topics.tickets, partition)?;
-        reader.read(&topics.tickets, partition, low, end, &mut |record| {
-            if record.header(KIND) == Some(TICKET.as_bytes())
-                && record.header(CHAIN).is_some()
-                && let (Some(key), Some(line)) = (&record.key, line(&record))
-            {
-                match completed_from_ms {
-                    Some(from_ms) if line.completed_at >= from_ms => each(&completion(key, line.completed_at)),
-                    None if line.transition != Transition::History => each(key),
-                    _ => {}
-                }
+        for topic in [&topics.tickets, &topics.dead_letters] {
+            let Bounds { low, end } = reader.bounds(topic, partition)?;
+            let mut flow = ControlFlow::Continue(());
+            reader.read(topic, partition, low, end, &mut |record| {
+                flow = left_out(&record, completed_from_ms, each);
+                flow
+            })?;
+            if flow.is_break() {
+                return Ok(());
             }
-            ControlFlow::Continue(())
-        })?;
-        let Bounds { low, end } = reader.bounds(&topics.dead_letters, partition)?;
-        reader.read(&topics.dead_letters, partition, low, end, &mut |record| {
-            if record.header(CHAIN).is_some()
-                && (completed_from_ms.is_some() || !is_of_history(&record))
-                && let Some(key) = &record.key
-            {
-                each(key);
-            }
-            ControlFlow::Continue(())
-        })?;
+        }
     }
     Ok(())
+}
+
+fn left_out(record: &Delivered, completed_from_ms: Option<i64>, each: &mut dyn FnMut(Option<&[u8]>) -> ControlFlow<()>) -> ControlFlow<()> {
+    let kind = record.header(KIND).filter(|_| record.header(CHAIN).is_some()).unwrap_or_default();
+    let key = record.key.as_deref();
+    if kind == TICKET.as_bytes()
+        && let (Some(key), Some(line)) = (key, line(record))
+    {
+        return match completed_from_ms {
+            Some(from_ms) if line.completed_at >= from_ms => each(Some(&completion(key, line.completed_at))),
+            None if line.transition != Transition::History => each(Some(key)),
+            _ => each(None),
+        };
+    }
+    if kind == DEAD_LETTER.as_bytes()
+        && let Some(letter) = letter(record)
+        && (completed_from_ms.is_some() || !letter.is_of_history())
+    {
+        // A ticket that could be read and not be sent is a ticket when it is read again.
+        if let (Some(_), Some(key), Some(completed_at)) = (completed_from_ms, key, letter.completed_at) {
+            each(Some(&completion(key, completed_at)))?;
+        }
+        return each(unusable(key.map(Cow::Borrowed), letter.document.map(RawValue::get)).as_deref());
+    }
+    each(None)
 }
 
 #[derive(serde::Deserialize)]
@@ -304,14 +310,24 @@ fn line(record: &Delivered) -> Option<Line> {
     serde_json::from_slice(record.value.as_deref()?).ok()
 }
 
-fn is_of_history(record: &Delivered) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Line<'a> {
-        #[serde(borrow)]
-        position: Option<std::borrow::Cow<'a, str>>,
+#[derive(serde::Deserialize)]
+struct Letter<'a> {
+    #[serde(borrow, default)]
+    document: Option<&'a RawValue>,
+    #[serde(default)]
+    completed_at: Option<i64>,
+    #[serde(borrow)]
+    position: Option<Cow<'a, str>>,
+}
+
+impl Letter<'_> {
+    fn is_of_history(&self) -> bool {
+        self.position.as_ref().is_some_and(|position| position.starts_with(ROW_PLACE))
     }
-    let line = record.value.as_deref().and_then(|value| serde_json::from_slice::<Line<'_>>(value).ok());
-    line.and_then(|line| line.position).is_some_and(|position| position.starts_with(ROW_PLACE))
+}
+
+fn letter(record: &Delivered) -> Option<Letter<'_>> {
+    serde_json::from_slice(record.value.as_deref()?).ok()
 }
 
 /// Begins new chains after what is in the topics; `salt` is whatever makes them differ from all others.

@@ -117,6 +117,8 @@ pub struct HistoryPlace {
     pub since: ClusterTime,
     /// `last` of the last [`Event::Row`] that is in the log.
     pub last: Option<Bytes>,
+    /// How many rows there were up to it.
+    pub rows: u64,
     /// The collection is read again, after a gap: only what completed at or after this counts, ms since 1970, unless the log has it.
     pub completed_from_ms: Option<i64>,
 }
@@ -158,6 +160,11 @@ pub trait Source: Send {
     /// # Errors
     /// [`SourceError`].
     fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError>;
+
+    /// Returns about how many rows the history has that was opened last, where that is known.
+    fn history_rows(&self) -> Option<u64> {
+        None
+    }
 
     /// Appends at most `most` of the events that are waiting to `into`; waits for the first at most `timeout`.
     ///

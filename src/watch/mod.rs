@@ -19,6 +19,7 @@
 //!   as one takes.
 
 mod baselines;
+mod held;
 mod outputs;
 mod partition;
 mod place;
@@ -28,6 +29,7 @@ mod restorer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use self::held::HeldUp;
 use self::outputs::{Batch, Output};
 use self::partition::{Known, Need, Partition, Plan, Tally};
 use self::place::Bound;
@@ -167,6 +169,7 @@ struct Watch<'c> {
     fences: VecDeque<Instant>,
     not_before: Option<Instant>,
     ends_at: Option<Instant>,
+    held: HeldUp,
     trouble: Option<String>,
 }
 
@@ -200,6 +203,7 @@ impl<'c> Watch<'c> {
             fences: VecDeque::new(),
             not_before: None,
             ends_at: None,
+            held: HeldUp::default(),
             trouble: None,
         })
     }
@@ -256,7 +260,8 @@ impl<'c> Watch<'c> {
                     self.trouble = None;
                 }
                 self.say();
-                for partition in self.partitions.keys() {
+                // Behind an open transaction there may be something that is not delivered.
+                for partition in self.partitions.keys().filter(|partition| self.held.time(**partition).is_none()) {
                     metrics::watch_lags(*partition, 0);
                     metrics::watch_lags_seconds(*partition, 0.0);
                 }
@@ -550,9 +555,15 @@ impl<'c> Watch<'c> {
             self.reader = Some(self.context.log.reader()?);
         }
         let reader = self.reader.as_mut().expect("just made");
+        self.held.keep(|number| self.partitions.contains_key(&number));
         for (number, partition) in &mut self.partitions {
+            let stable = reader.stable_end(&self.plan.topics.tickets, *number)?;
             let end = reader.bounds(&self.plan.topics.tickets, *number)?.end;
+            self.held.look(*number, stable, end);
             metrics::watch_lags(*number, u64::try_from(end - partition.place.offset).unwrap_or(0));
+            if let Some(time) = self.held.time(*number) {
+                metrics::watch_lags_seconds(*number, time.as_secs_f64());
+            }
             for output in Output::ALL {
                 let written = &mut partition.written[output as usize];
                 // While outputs of a torn transaction are being met again, the old bound finds the rest of them.
@@ -630,6 +641,8 @@ impl<'c> Watch<'c> {
             State::Waiting(format!("waiting for baseline {}@{version}", self.plan.spec.name))
         } else if busy > 0 {
             State::Waiting(format!("restoring {busy} of {} partitions", self.assigned.len()))
+        } else if let Some(trouble) = self.held.trouble(&self.plan.topics.tickets) {
+            State::Waiting(trouble.to_string())
         } else if !self.assigned.is_empty() {
             State::Ready(format!("watching {} partitions", self.assigned.len()))
         } else if self.member.as_ref().is_some_and(|member| member.membership().is_some()) {

@@ -115,18 +115,16 @@ impl Restorer<'_> {
     fn begin_after_outputs(&mut self, partition: u32, bounds: Bounds) -> Result<Partition, RestoreError> {
         let mut done = None;
         for output in Output::ALL {
-            done = done.max(self.last_source(output, partition)?);
+            // Sequences of two chains say nothing of each other; offsets do.
+            if let Some(sequence) = self.last_source(output, partition)? {
+                let offset = self.offset_of(partition, sequence, bounds)?.map_or(bounds.low, |offset| offset + 1);
+                done = done.max(Some(offset));
+            }
         }
         let mut restored = match done {
             None => Partition::at(self.plan, partition, Place { offset: bounds.low, ..Place::default() }, None),
-            Some(sequence) => {
-                let offset = self.offset_of(partition, sequence, bounds)?.map_or(bounds.low, |offset| offset + 1);
-                tracing::warn!(
-                    partition,
-                    offset,
-                    sequence,
-                    "no offset of ours is committed: going on after the last record whose outputs are there"
-                );
+            Some(offset) => {
+                tracing::warn!(partition, offset, "no offset of ours is committed: going on after the last record whose outputs are there");
                 self.read_back(partition, bounds.low, offset)?
             }
         };

@@ -97,8 +97,9 @@ impl Story {
 }
 
 /// Runs every seed, or until the first violation when CHAOS_FIRST is set; panics when any was violated, after all of them are told.
+/// Returns how much was done to the deployments.
 #[expect(clippy::print_stdout, reason = "a person reads it")]
-pub(crate) fn run(seeds: Seeds, faults: &str, mut one: impl FnMut(u64, &mut Story)) {
+pub(crate) fn run(seeds: Seeds, faults: &str, mut one: impl FnMut(u64, &mut Story)) -> u64 {
     let (mut runs, mut violations, mut all) = (0, 0, BTreeMap::<String, u64>::new());
     let ends_at_first = said("CHAOS_FIRST").is_some();
     for seed in seeds.first..seeds.first + seeds.count {
@@ -131,6 +132,8 @@ pub(crate) fn run(seeds: Seeds, faults: &str, mut one: impl FnMut(u64, &mut Stor
         drop(std::io::stdout().flush());
     }
     let kinds: Vec<String> = all.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    println!("{} {faults}: {}\n{runs} runs, {violations} violations", all.values().sum::<u64>(), kinds.join(", "));
+    let done: u64 = all.values().sum();
+    println!("{done} {faults}: {}\n{runs} runs, {violations} violations", kinds.join(", "));
     assert_eq!(violations, 0, "script/chaos NAME --seed S replays one");
+    done
 }

@@ -23,8 +23,10 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(90);
 const AT_ONCE: u64 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a primary stays frozen: longer than an election takes.
-const FROZEN: Duration = Duration::from_secs(20);
+/// How long a primary stays frozen: much longer than an election takes, so that a stream that is back at the thaw only is told.
+const FROZEN: Duration = Duration::from_secs(40);
+/// How much longer than MongoDB acknowledges nothing the stream may bring nothing, s.
+const LATER_S: f64 = 3.0;
 
 /// Completes tickets, each acknowledged by a majority, whatever happens to the servers.
 struct Writer {
@@ -75,12 +77,13 @@ async fn connect(uri: &str, database: &str) -> Collection<Document> {
     client.expect("a valid connection string").database(database).collection("execution_tickets")
 }
 
-/// The same ticket each time it is tried again: its `_id` is its own.
+/// The same ticket each time it is tried again: its `_id` is its own. So many a second end some slices of an hour.
 fn ticket(number: u64) -> Document {
     let number = i64::try_from(number).expect("not so many");
     doc! {
         "_id": number, "ticket_id": format!("T-{number}"), "status": "COMPLETED", "task_type": "BUILD",
-        "completed_at": DateTime::from_millis(1_700_000_000_000 + number), "actual_duration_ms": 60_000,
+        "completed_at": DateTime::from_millis(1_700_000_000_000 + number * 1_000), "actual_duration_ms": 60_000,
+        "estimated_duration_ms": 90_000,
     }
 }
 
@@ -160,8 +163,9 @@ impl Sent {
         Self { tickets }
     }
 
-    /// Tells of a fault what it cost, s: without an acknowledgement, without a ticket in the stream, and from one to the other.
-    fn cost(&self, fault: Fault, within: Range<i64>, acknowledged: &[i64]) -> String {
+    /// Tells of a fault what it cost, s: without an acknowledgement, without a ticket in the stream, and from one to the other. The
+    /// stream may be silent [`LATER_S`] longer than MongoDB.
+    fn cost(&self, fault: Fault, within: Range<i64>, acknowledged: &[i64], story: &mut Story) -> String {
         let gap_s = |times: &mut dyn Iterator<Item = i64>| {
             let times: Vec<i64> = times.collect();
             let ending = times.windows(2).filter(|pair| within.contains(&pair[1]));
@@ -169,6 +173,10 @@ impl Sent {
         };
         let in_mongodb = gap_s(&mut acknowledged.iter().copied());
         let in_stream = gap_s(&mut self.tickets.iter().map(|(at_ms, _)| *at_ms));
+        if in_stream > in_mongodb + LATER_S {
+            let name = fault.name();
+            story.violation(format!("{name}: the stream was silent for {in_stream:.1} s, MongoDB for {in_mongodb:.1} s only"));
+        }
         let each = usize::try_from(AT_ONCE).expect("a few");
         let its = self.tickets.iter().filter(|(at_ms, _)| within.contains(at_ms));
         let late_ms = its.filter_map(|(at_ms, ticket)| Some(at_ms - acknowledged.get(ticket / each)?)).max();
@@ -188,7 +196,7 @@ fn elections(seed: u64, story: &mut Story, set: &mut ReplicaSet) {
     deployment.set("TIDEMARK_TAIL_START", "history");
     let checker = Checker::new(&set.uri, &kafka().bootstrap_servers, &name, PARTITIONS);
     checker.create_topics();
-    let process = deployment.start("one", &["run", "--stages", "tail"]);
+    let process = deployment.start("one", &["run", "--stages", "tail,watch,judge"]);
     wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
     let writer = Writer::start(&set.uri, &name);
     let sent = || -> u64 { (0..PARTITIONS).map(|partition| checker.tickets(partition).len() as u64).sum() };
@@ -220,16 +228,17 @@ fn elections(seed: u64, story: &mut Story, set: &mut ReplicaSet) {
     story.tell(format!("{written} tickets acknowledged"));
     all_is_sent(written);
     if !process.is_alive() {
-        story.violation(format!("tail ended by itself:\n{}", process.last_words()));
+        story.violation(format!("the process ended by itself:\n{}", process.last_words()));
     }
-    story.tell(format!("tail said:\n{}", process.log()));
+    story.tell(format!("it said:\n{}", process.log()));
     process.kill();
     let sent = Sent::new(&checker);
     let until_ms = begun_ms.iter().skip(1).copied().chain([i64::MAX]);
     let within = begun_ms.iter().zip(until_ms).map(|(from, until)| *from..until);
-    let costs: Vec<String> = faults.iter().zip(within).map(|(fault, within)| sent.cost(*fault, within, &acknowledged)).collect();
+    let costs: Vec<String> = faults.iter().zip(within).map(|(fault, within)| sent.cost(*fault, within, &acknowledged, story)).collect();
     story.note(format!("{written} tickets\n  {}", costs.join("\n  ")));
     checker.audit(usize::try_from(written).expect("not so many"), story);
+    checker.once(story);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document};
+use serde_json::Value;
 use tidemark::log::{Record, Transaction};
 
 use super::campaign::{Dice, Story};
@@ -18,6 +19,9 @@ pub(crate) const PARTITIONS: u32 = 3;
 const TICKETS: usize = 2_700;
 const SLOW_FROM: usize = 900;
 const SLOW_TO: usize = 1_700;
+/// One ticket of so many has no duration, and one no id: such are dead letters, and under faults each is one once, too.
+const NO_ACTUAL: usize = 97;
+const NO_ID: usize = 389;
 /// Patience: a group notices a dead member after its session's time, and the machine may be busy with more than this.
 const LIMIT: Duration = Duration::from_secs(240);
 /// How often it is looked whether all is there.
@@ -33,6 +37,7 @@ fn tickets() -> &'static [Document] {
     TICKETS_OF_RUNS.get_or_init(|| {
         let mut tickets = halves().1[..TICKETS].to_vec();
         slow(&mut tickets[SLOW_FROM..SLOW_TO], 3);
+        spoil(&mut tickets);
         assert!(tickets.is_sorted_by_key(completed_at));
         tickets
     })
@@ -48,6 +53,32 @@ pub(crate) fn slow(tickets: &mut [Document], times: i64) {
         };
         ticket.insert("actual_duration_ms", actual * times);
     }
+}
+
+/// Makes some tickets unusable. Those have an `_id` of ours, by which their dead letters are known.
+fn spoil(tickets: &mut [Document]) {
+    for (number, ticket) in (1_usize..).zip(tickets) {
+        if number.is_multiple_of(NO_ACTUAL) {
+            ticket.insert("actual_duration_ms", -5_i64);
+        } else if number.is_multiple_of(NO_ID) {
+            ticket.remove("ticket_id");
+        } else {
+            continue;
+        }
+        ticket.insert("_id", format!("unusable-{number}"));
+    }
+}
+
+/// Whether a ticket has not been spoilt.
+fn is_usable(ticket: &Document) -> bool {
+    !ticket.contains_key("_id")
+}
+
+/// Returns the end of the last slice that the first `count` tickets end: of those that can be used, as no other moves the clock.
+fn last_mark_of(count: usize) -> i64 {
+    // They are in order, and the clock shows the 20th from the end.
+    let last: Vec<Document> = tickets()[..count].iter().rev().filter(|ticket| is_usable(ticket)).take(20).cloned().collect();
+    last_mark(&last)
 }
 
 /// The tickets in so many parts.
@@ -128,7 +159,7 @@ fn clean(partitions: u32) -> Arc<Clean> {
         let process = deployment.start("one", &["run"]);
         wait_until("tail streams", LIMIT, || checker.tail_streams().then_some(()));
         parts(8).for_each(|part| deployment.insert(part));
-        wait_until("all is judged", LIMIT, || checker.is_done(TICKETS, last_mark(tickets())).then_some(()));
+        wait_until("all is judged", LIMIT, || is_done(&checker).then_some(()));
         process.kill();
         let baseline = checker.records(&checker.topics.baselines, 0).into_iter().map(|record| Record {
             topic: checker.topics.baselines.clone(),
@@ -156,17 +187,17 @@ pub(crate) fn until(mut goes_on: impl FnMut() -> bool, ready: impl Fn() -> bool)
 
 /// Whether all that is to come of the tickets is there.
 pub(crate) fn is_done(checker: &Checker) -> bool {
-    checker.is_done(TICKETS, last_mark(tickets()))
+    checker.is_done(TICKETS, last_mark_of(TICKETS))
 }
 
 /// Whether the first `count` tickets are judged as far as they go.
 pub(crate) fn is_judged(checker: &Checker, count: usize) -> bool {
-    checker.judged_until() >= Some(last_mark(&tickets()[..count]))
+    checker.judged_until() >= Some(last_mark_of(count))
 }
 
 /// Tells that not everything came, and what the processes say.
 pub(crate) fn is_missing<'p>(checker: &Checker, processes: impl Iterator<Item = &'p Process>, story: &mut Story) {
-    let (until, last) = (checker.judged_until(), last_mark(tickets()));
+    let (until, last) = (checker.judged_until(), last_mark_of(TICKETS));
     let says: Vec<String> = processes.map(Process::last_words).collect();
     story.violation(format!("not all is there within {LIMIT:?}, it is judged until {until:?} of {last}\n{}", says.join("\n")));
 }
@@ -174,7 +205,29 @@ pub(crate) fn is_missing<'p>(checker: &Checker, processes: impl Iterator<Item = 
 /// Audits what is there at the end, and compares it with what a pass without faults brings.
 pub(crate) fn check(checker: &Checker, story: &mut Story) {
     checker.audit(TICKETS, story);
+    check_dead_letters(checker, story);
     checker.derived().compare(&clean(checker.partitions()).derived, story);
+}
+
+/// Each ticket that cannot be used has to be a dead letter once, and nothing else.
+fn check_dead_letters(checker: &Checker, story: &mut Story) {
+    let line = |document: &Value, id: &Value, reason: &Value| format!("{document} {id} {reason}");
+    let letters = checker.dead_letters();
+    let mut found: Vec<String> = letters.iter().map(|letter| line(&letter["document"], &letter["id"], &letter["reason"])).collect();
+    let unusable = tickets().iter().filter(|ticket| !is_usable(ticket));
+    let mut expected: Vec<String> = unusable
+        .map(|ticket| {
+            let text = |name: &str| ticket.get_str(name).map_or(Value::Null, Value::from);
+            let reason = if ticket.contains_key("ticket_id") { "no_actual" } else { "bad_id" };
+            line(&text("_id"), &text("ticket_id"), &Value::from(reason))
+        })
+        .collect();
+    found.sort();
+    expected.sort();
+    if found != expected {
+        let (found, expected) = (found.join("\n"), expected.join("\n"));
+        story.violation(format!("dead letters are not those of the tickets that cannot be used\nfound:\n{found}\nexpected:\n{expected}"));
+    }
 }
 
 /// Every stage that writes.

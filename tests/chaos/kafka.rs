@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::Document;
 
-use super::campaign::{Seeds, Story, run};
+use super::campaign::{Seeds, Story, is_campaign, run};
 use super::flow::{self, SESSION, TRANSACTION};
 use super::strikes::{self, Run};
 use crate::support::Kafka;
@@ -15,6 +15,8 @@ use crate::support::kafka::DEAD_AFTER;
 const STRIKES: usize = 5;
 /// Runs of the test that every change has to pass.
 const SEEDS: u64 = 2;
+/// Longer than every time-out of ours: those of 12, 15, 20 and 30 s.
+const BEYOND_MS: usize = 40_000;
 /// After the last verdict: its transaction has ended by then.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -43,11 +45,22 @@ enum Strike {
     Silence,
     Unanswered,
     FullDisk,
+    SilenceLong,
 }
 
 impl Strike {
-    const ALL: [Self; 8] =
-        [Self::Restart, Self::Kill, Self::Freeze, Self::FreezeLong, Self::Cut, Self::Silence, Self::Unanswered, Self::FullDisk];
+    /// The last takes too long for the test that every change has to pass.
+    const ALL: [Self; 9] = [
+        Self::Restart,
+        Self::Kill,
+        Self::Freeze,
+        Self::FreezeLong,
+        Self::Cut,
+        Self::Silence,
+        Self::Unanswered,
+        Self::FullDisk,
+        Self::SilenceLong,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -59,6 +72,7 @@ impl Strike {
             Self::Silence => "silence both ways",
             Self::Unanswered => "lost answers",
             Self::FullDisk => "full disk",
+            Self::SilenceLong => "silence both ways beyond every time-out",
         }
     }
 }
@@ -97,6 +111,9 @@ impl Broker {
             Strike::Cut => run.cut(&self.cable, meanwhile),
             Strike::Silence => run.silence(&self.cable, Silence::Everything, 1_000, 7_000, meanwhile),
             Strike::Unanswered => run.silence(&self.cable, Silence::Answers, 20, 2_000, meanwhile),
+            // To clients it is frozen. With SIGSTOP the only broker would find its partitions without a leader when it goes on, and leave
+            // out markers, as in `Kafka::apart`; `brokers` freezes one of three.
+            Strike::SilenceLong => run.silence(&self.cable, Silence::Everything, BEYOND_MS, BEYOND_MS + 2_000, meanwhile),
             Strike::FullDisk => {
                 self.kafka.fill_disk(&run.checker.topics.tickets);
                 run.complete(meanwhile);
@@ -111,7 +128,7 @@ impl Broker {
 fn strikes(seed: u64, story: &mut Story, broker: &mut Broker) {
     let servers = flow::deployment(&format!("kafka-{seed}-{}", std::process::id()), &broker.kafka.bootstrap_servers);
     strikes::run(seed, story, servers, STRIKES, &mut |run, meanwhile| {
-        let strike = Strike::ALL[run.dice.roll(Strike::ALL.len())];
+        let strike = Strike::ALL[run.dice.roll(Strike::ALL.len() - usize::from(!is_campaign()))];
         broker.strike(run, strike, meanwhile);
     });
 }

@@ -159,6 +159,7 @@ fn overload(seed: u64, story: &mut Story) {
     }
     process.kill();
     checker.audit(burst, story);
+    checker.once(story);
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(crate) enum Mishap {
     Oust { stage: usize, at_ms: u64 },
     /// The log does not answer a stage of a process.
     Away { stage: usize, process: usize, at_ms: u64, for_ms: u64 },
+    /// Each reading of the log by a stage of a process takes long.
+    Slow { stage: usize, process: usize, at_ms: u64, for_ms: u64, read_ms: u64 },
     /// The source cannot be read, after so many reads.
     Source { after: u64, times: u64 },
     /// A person accepts how a cause is, or silences it.
@@ -94,7 +96,10 @@ fn mishap(draw: &mut Draw, processes: usize, length_ms: u64) -> Mishap {
         65..75 => Mishap::Pause { process, at_ms, for_ms: draw.one_of(&[20, 300, 3_000, 7_000, 12_000]) },
         75..83 => Mishap::Guest { at_ms, for_ms: draw.one_of(&[50, 400, 2_000, 10_000]) },
         83..88 => Mishap::Oust { stage, at_ms },
-        88..93 => Mishap::Away { stage, process, at_ms, for_ms: draw.one_of(&[5, 100, 1_500]) },
+        88..91 => Mishap::Away { stage, process, at_ms, for_ms: draw.one_of(&[5, 100, 1_500]) },
+        91..93 => {
+            Mishap::Slow { stage, process, at_ms, for_ms: draw.one_of(&[500, 5_000, 20_000]), read_ms: draw.one_of(&[20, 300, 2_000]) }
+        }
         93..95 => Mishap::Decision { at_ms, cause: draw.one_of(&["error", "target", "size"]), is_silence: draw.chance(50) },
         95..98 => Mishap::Source { after: draw.below(20), times: draw.within(1, 3) },
         _ => Mishap::Stranger { partition: u32::try_from(draw.below(4)).unwrap(), at_ms },
@@ -140,6 +145,7 @@ impl Mishap {
             Self::Guest { .. } => "members that come and go",
             Self::Oust { .. } => "groups emptied",
             Self::Away { .. } => "calls of the log that fail",
+            Self::Slow { .. } => "readings of the log that are slow",
             Self::Source { .. } => "calls of the source that fail",
             Self::Decision { .. } => "decisions of people",
             Self::Stranger { .. } => "strangers' records",
@@ -174,6 +180,9 @@ impl fmt::Display for Mishap {
             Self::Oust { stage, at_ms } => write!(f, "the group of {} loses its members at {at_ms} ms", STAGES[*stage]),
             Self::Away { stage, process, at_ms, for_ms } => {
                 write!(f, "the log does not answer {} of process {process} at {at_ms} ms for {for_ms} ms", STAGES[*stage])
+            }
+            Self::Slow { stage, process, at_ms, for_ms, read_ms } => {
+                write!(f, "each reading by {} of process {process} takes {read_ms} ms, at {at_ms} ms for {for_ms} ms", STAGES[*stage])
             }
             Self::Source { after, times } => write!(f, "the source fails {times} times after {after} reads"),
             Self::Decision { at_ms, cause, is_silence } => {

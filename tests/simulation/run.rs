@@ -138,7 +138,9 @@ impl Run<'_> {
         due.sort_by_key(|(at, _)| *at);
         let mut due = std::collections::VecDeque::from(due);
         let pauses = plan.mishaps.iter().filter_map(|mishap| match mishap {
-            Mishap::Pause { at_ms, for_ms, .. } | Mishap::Away { at_ms, for_ms, .. } => Some(Duration::from_millis(at_ms + for_ms)),
+            Mishap::Pause { at_ms, for_ms, .. } | Mishap::Away { at_ms, for_ms, .. } | Mishap::Slow { at_ms, for_ms, .. } => {
+                Some(Duration::from_millis(at_ms + for_ms))
+            }
             _ => None,
         });
         let end = due.back().map(|(at, _)| *at).into_iter().chain(pauses).fold(self.script.length(), Duration::max);
@@ -337,7 +339,7 @@ fn agenda(plan: &Plan, script: &Script) -> Vec<(Duration, Act)> {
                 agenda.push((Duration::from_millis(at_ms + for_ms), Act::Leave(guest)));
                 guest += 1;
             }
-            Mishap::Transaction { .. } | Mishap::Away { .. } | Mishap::Source { .. } => {}
+            Mishap::Transaction { .. } | Mishap::Away { .. } | Mishap::Slow { .. } | Mishap::Source { .. } => {}
         }
     }
     if let Switch::At(at_ms) = script.switch {

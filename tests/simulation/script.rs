@@ -222,7 +222,7 @@ impl Script {
             Kind::Replay => (Place::Rows(0), None),
             Kind::Stream | Kind::History => {
                 let place = Place::Stream { token: token(since, 0), time: since, index: 0 };
-                (place, (kind == Kind::History).then_some(HistoryPlace { since, last: None, completed_from_ms: None }))
+                (place, (kind == Kind::History).then_some(HistoryPlace { since, last: None, rows: 0, completed_from_ms: None }))
             }
         };
         let states = states(begin, &events);
@@ -262,7 +262,7 @@ fn replayed(all: Vec<Completion>) -> Vec<Event> {
         let after = Place::Rows(events.len() as u64 + 1);
         let normalised = match completion.what {
             What::Ticket(ticket) => Normalised::Completed(Ticket { transition: Transition::Replay, ..ticket }),
-            What::Dead(id, detail) => letter(id, detail, Some(format!("line {}", events.len()))),
+            What::Dead(id, detail) => letter(id, detail, None, Some(format!("line {}", events.len()))),
             What::Idle => Normalised::Other(None),
         };
         events.push(Event::Ticket { normalised, after });
@@ -271,8 +271,9 @@ fn replayed(all: Vec<Completion>) -> Vec<Event> {
     events
 }
 
-fn letter(id: Option<String>, detail: String, position: Option<String>) -> Normalised {
+fn letter(id: Option<String>, detail: String, document: Option<u32>, position: Option<String>) -> Normalised {
     let mut letter = DeadLetter::bare(id.map(|id| TicketId::from_text(&id)), DeadReason::NoActual, detail);
+    letter.document = document.map(|number| TicketId::from_json(number.to_string()));
     letter.position = position;
     Normalised::Dead(Box::new(letter))
 }
@@ -280,6 +281,7 @@ fn letter(id: Option<String>, detail: String, position: Option<String>) -> Norma
 fn streamed(draw: &mut Draw, all: Vec<Completion>, history: usize, end_ms: i64) -> Vec<Event> {
     let mut stream = Vec::new();
     let mut rows = Vec::new();
+    let mut unusable = Vec::new();
     let (mut last, mut index, mut increment) = ((0, 0), 0, 0);
     for (nth, completion) in (0..).zip(all) {
         let second = seconds(completion.commit_ms);
@@ -307,10 +309,18 @@ fn streamed(draw: &mut Draw, all: Vec<Completion>, history: usize, end_ms: i64) 
                 let normalised = Normalised::Completed(Ticket { commit: Some(time), transition, ..ticket });
                 stream.push(Event::Ticket { normalised, after });
             }
-            What::Dead(id, detail) if is_row => rows.push(Event::Row { normalised: letter(id, detail, None), last: row }),
-            What::Dead(id, detail) => stream.push(Event::Ticket { normalised: letter(id, detail, None), after }),
+            What::Dead(id, detail) if is_row => {
+                let normalised = letter(id, detail, Some(nth), None);
+                unusable.push(normalised.clone());
+                rows.push(Event::Row { normalised, last: row });
+            }
+            What::Dead(id, detail) => stream.push(Event::Ticket { normalised: letter(id, detail, Some(nth), None), after }),
             What::Idle if is_row => {}
-            What::Idle => stream.push(Event::Idle { after }),
+            What::Idle => stream.push(match unusable.pop() {
+                // A document of the history was written once more, and is of no use still.
+                Some(normalised) => Event::Ticket { normalised, after },
+                None => Event::Idle { after },
+            }),
         }
     }
     let mut events = Vec::new();
@@ -341,6 +351,7 @@ fn states(begin: (Place, Option<HistoryPlace>), events: &[Event]) -> Vec<(Place,
             Event::Row { last, .. } => {
                 if let Some(history) = &mut history {
                     history.last = Some(last.clone());
+                    history.rows += 1;
                 }
             }
             Event::HistoryRead => history = None,
@@ -374,7 +385,10 @@ fn truth(events: &[Event]) -> Truth {
         };
         let key = match normalised {
             Normalised::Completed(ticket) => Some(ticket.id.key().into_owned()),
-            Normalised::Dead(letter) => letter.id.as_ref().map(|id| id.key().into_owned()),
+            Normalised::Dead(letter) => {
+                let document = || letter.document.as_ref().map(|id| [b"document ", id.json().as_bytes()].concat());
+                letter.id.as_ref().map(|id| id.key().into_owned()).or_else(document)
+            }
             Normalised::Other(_) => continue,
         };
         if is_row && key.as_ref().is_some_and(|key| streamed.contains(key)) {

@@ -157,6 +157,23 @@ impl Line {
         fate.count(struck)
     }
 
+    /// How long a reading takes now, if it is slow.
+    fn slowness(&self) -> Duration {
+        let now_ms = u64::try_from(self.world.turns.now().as_millis()).unwrap();
+        let mut fate = self.world.fate.lock().unwrap();
+        let of = |mishap: &Mishap| match mishap {
+            Mishap::Slow { stage, process, at_ms, for_ms, read_ms }
+                if *stage == self.stage && *process == self.number && (*at_ms..at_ms + for_ms).contains(&now_ms) =>
+            {
+                Some((mishap.kind(), *read_ms))
+            }
+            _ => None,
+        };
+        let struck = fate.mishaps.iter().find_map(of);
+        fate.count(struck.map(|(kind, _)| kind));
+        Duration::from_millis(struck.map_or(0, |(_, read_ms)| read_ms))
+    }
+
     pub(crate) fn tell(&self, line: impl FnOnce() -> String) {
         self.world.turns.tell(|| format!("{} of process {}: {}", STAGES[self.stage], self.number, line()));
     }
@@ -344,6 +361,10 @@ impl Reader for LineReader {
         each: &mut dyn FnMut(Delivered) -> ControlFlow<()>,
     ) -> Result<(), LogError> {
         self.line.call("read")?;
+        let slowness = self.line.slowness();
+        if !slowness.is_zero() {
+            self.line.world.turns.sleep(slowness);
+        }
         self.reader.read(topic, partition, from, to, each)
     }
 }

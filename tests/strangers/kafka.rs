@@ -86,6 +86,8 @@ fn without_it_a_person_is_told_what_to_do_soon_and_the_broker_is_left_in_peace()
         ("a certificate of another host", user(&kafka.elsewhere), "is it for the host that is named here?"),
         ("an expired certificate", user(&kafka.expired), "has that one not expired"),
         ("no certificate", Visitor::user(&kafka, &kafka.mutual, OPERATOR).with("SECURITY_PROTOCOL", "SSL"), "certificate"),
+        ("a certificate of another authority", Visitor::certificate(&kafka, "stranger"), "certificate"),
+        ("a certificate of ours that has expired", Visitor::certificate(&kafka, "expired"), "certificate"),
         ("no TLS", Visitor { servers: &kafka.scram, properties: vec![] }, "security.protocol"),
     ];
     std::thread::scope(|scope| {

@@ -34,6 +34,8 @@ pub(crate) struct Process {
 pub(crate) struct Seen {
     /// Topic, without the prefix.
     pub(crate) topic: String,
+    /// Partition of the topic.
+    pub(crate) partition: u32,
     /// Key as text.
     pub(crate) key: Option<String>,
     /// Headers.
@@ -81,6 +83,18 @@ impl Deployment {
         let output = self.program(arguments).output().expect("the program is built");
         [&output.stdout, &output.stderr].into_iter().for_each(|said| holds_no_secret(&String::from_utf8_lossy(said)));
         output
+    }
+
+    /// Runs a command that has to end by itself; returns its exit code and all that it said. It is killed after two minutes.
+    pub(crate) fn ended(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let program = self.program(arguments);
+        let mut limited = Command::new("timeout");
+        limited.args(["--signal=KILL", "120"]).arg(program.get_program()).args(program.get_args());
+        limited.envs(&self.environment).current_dir(std::env::temp_dir());
+        let Output { status, stdout, stderr } = limited.output().expect("timeout is there: it is in coreutils");
+        let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        holds_no_secret(&said);
+        (status.code(), said)
     }
 
     /// Runs a command to its end and returns what it said; panics when it fails.

@@ -13,6 +13,7 @@ pub(crate) mod guarded_mongo;
 pub(crate) mod hostile;
 pub(crate) mod kafka;
 pub(crate) mod late_end;
+pub(crate) mod meddling;
 pub(crate) mod mlflow;
 pub(crate) mod models;
 pub(crate) mod mongo;

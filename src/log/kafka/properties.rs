@@ -122,6 +122,8 @@ impl Properties {
     pub(super) fn reader<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
         let mut config = self.consumer(&format!("{}.reader", self.prefix));
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
+        // A follower's end may lie before what the leader has committed: read back from there, a transaction would be missing.
+        config.set("client.rack", "");
         self.build(&config, context)
     }
 

@@ -56,11 +56,10 @@ impl KafkaReader {
     }
 
     /// Waits until everything before `to` is committed or aborted.
-    fn wait_until_stable(&self, topic: &str, partition: u32, to: i64) -> Result<(), LogError> {
+    fn wait_until_stable(&mut self, topic: &str, partition: u32, to: i64) -> Result<(), LogError> {
         let give_up = Instant::now() + HANGING_PATIENCE;
         loop {
-            // This client reads committed: the end it is told is the last stable offset.
-            let stable = super::bounds(&self.consumer, topic, partition)?.end;
+            let stable = self.stable_end(topic, partition)?;
             if stable >= to {
                 return Ok(());
             }
@@ -121,6 +120,11 @@ struct Range<'a> {
 impl Reader for KafkaReader {
     fn bounds(&mut self, topic: &str, partition: u32) -> Result<Bounds, LogError> {
         self.cluster.bounds(topic, partition)
+    }
+
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        // This client reads committed: the end it is told is the last stable offset.
+        Ok(super::bounds(&self.consumer, topic, partition)?.end)
     }
 
     fn read(

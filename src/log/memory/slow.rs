@@ -1,7 +1,8 @@
-//! A log that is too slow for a transaction of more than so many records, for tests.
+//! A log that is slow, or too slow for a transaction of more than so many records, for tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::MemoryLog;
 use crate::log::{Follower, Log, LogError, Member, Producer, Reader, TopicSettings, TransactError, Transaction};
@@ -14,6 +15,8 @@ const PATIENCE: usize = 100;
 pub(crate) struct SlowLog {
     log: MemoryLog,
     most_records: usize,
+    /// How long each transaction waits before it begins.
+    pub(crate) delay: Duration,
     /// How many transactions it has ended.
     pub(crate) ended: Arc<AtomicUsize>,
 }
@@ -21,7 +24,7 @@ pub(crate) struct SlowLog {
 impl SlowLog {
     /// What `log` holds, slowly.
     pub(crate) fn new(log: &MemoryLog, most_records: usize) -> Self {
-        Self { log: log.clone(), most_records, ended: Arc::default() }
+        Self { log: log.clone(), most_records, delay: Duration::ZERO, ended: Arc::default() }
     }
 }
 
@@ -55,6 +58,7 @@ struct SlowProducer(Box<dyn Producer>, SlowLog);
 
 impl Producer for SlowProducer {
     fn transact(&mut self, transaction: Transaction) -> Result<(), TransactError> {
+        std::thread::sleep(self.1.delay);
         let records = transaction.records.len() + transaction.last.len();
         if records > self.1.most_records {
             let ended = self.1.ended.fetch_add(1, Ordering::Relaxed);

@@ -152,6 +152,10 @@ impl Decoder {
         let parts = parts(event)?;
         let token = parts.token.ok_or_else(|| NotAReply("an event without a resume token".to_owned()))?;
         if self.is_skipped(token, parts.time) {
+            // The stream ends with it all the same.
+            if parts.operation == "invalidate" {
+                self.invalidated = Some(Bytes::copy_from_slice(token.as_bytes()));
+            }
             return Ok(None);
         }
         self.move_to(token, parts.time);
@@ -174,9 +178,10 @@ impl Decoder {
             (_, Some(document)) => self.normaliser.from_bson(document, &mut self.unreadable),
             (_, None) => Normalised::Other(None),
         };
-        if let Normalised::Completed(ticket) = &mut normalised {
-            ticket.commit = Some(parts.time);
-            ticket.transition = transition;
+        match &mut normalised {
+            Normalised::Completed(ticket) => (ticket.commit, ticket.transition) = (Some(parts.time), transition),
+            Normalised::Dead(letter) => letter.document = parts.key.and_then(id_of),
+            Normalised::Other(_) => {}
         }
         Ok(Some(Event::Ticket { normalised, after: self.place() }))
     }
@@ -229,7 +234,8 @@ impl Decoder {
         let id = of_document.or_else(|| parts.key.filter(|_| self.id_is_key).and_then(id_of));
         let key = parts.key.and_then(id_of).map_or_else(|| "unreadable".to_owned(), |id| id.json().to_owned());
         let detail = format!("the event of the document with _id {key} has {bytes} bytes, and MongoDB sends no more than 16 MB");
-        let letter = DeadLetter::bare(id, DeadReason::TooLarge, detail);
+        let mut letter = DeadLetter::bare(id, DeadReason::TooLarge, detail);
+        letter.document = parts.key.and_then(id_of);
         Ok((its, Some(Event::Ticket { normalised: Normalised::Dead(Box::new(letter)), after: self.place() })))
     }
 
@@ -392,6 +398,15 @@ mod tests {
         let mut decoder = decoder(Skip::Events((5, 1), 2));
         let mut read = |time, nth| decoder.event(&event("insert", time, nth, Some(completed())), &Versions::new()).unwrap().is_some();
         assert_eq!([read((5, 1), 1), read((5, 1), 2), read((5, 1), 3), read((5, 2), 4)], [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_stream_ends_with_an_invalidate_that_is_passed_over() {
+        let invalidate = event("invalidate", (5, 1), 2, None);
+        let data = invalidate.get_document("_id").unwrap().get_str("_data").unwrap().to_owned();
+        let mut decoder = decoder(Skip::Through(data));
+        assert!(decoder.event(&invalidate, &Versions::new()).unwrap().is_none());
+        assert_eq!(decoder.invalidated.as_deref(), Some(invalidate.get_document("_id").unwrap().as_bytes()));
     }
 
     #[test]

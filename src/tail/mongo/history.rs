@@ -9,9 +9,10 @@ use futures_util::TryStreamExt;
 use mongodb::options::{Hint, ReadConcern, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Collection};
 
-use super::super::normalise::{Normalised, Unreadable};
+use super::super::normalise::{Normalised, Unreadable, id_of};
 use super::super::source::{ClusterTime, Event, HistoryPlace};
 use super::{Ended, Reader, SCATTERED, decode, pipeline};
+use crate::ticket::Transition;
 
 /// Completed documents in one chunk.
 const CHUNK_ROWS: i64 = 10_000;
@@ -23,6 +24,28 @@ struct Row {
 
 /// Rows in one list of events.
 const PIECE_ROWS: usize = 1_000;
+
+/// Documents that are looked at to estimate how many have completed: that errs by 3 % of the collection at two standard deviations.
+const SAMPLE: u64 = 1_000;
+
+/// Returns about how many documents the filter finds, from the size of the collection and a sample of it.
+pub(super) async fn rows(client: &Client, collection: &Collection<RawDocumentBuf>, filter: Document) -> mongodb::error::Result<u64> {
+    let all = collection.estimated_document_count().await?;
+    let sample = all.min(SAMPLE);
+    if sample == 0 {
+        return Ok(0);
+    }
+    let pipeline = [
+        doc! { "$sample": { "size": i64::try_from(sample).unwrap_or(i64::MAX) } },
+        doc! { "$match": filter },
+        doc! { "$count": "completed" },
+    ];
+    let namespace = collection.namespace();
+    let mut found = client.database(&namespace.db).collection::<Document>(&namespace.coll).aggregate(pipeline).await?;
+    let found = found.try_next().await?;
+    let completed = found.and_then(|found| found.get_i32("completed").ok()).map_or(0, i32::unsigned_abs);
+    Ok(all.saturating_mul(completed.into()) / sample)
+}
 
 /// What to find.
 pub(super) struct Query {
@@ -109,10 +132,16 @@ impl Reader {
         let mut take = |document: &RawDocument| {
             found += 1;
             let Some(id) = document.get("_id").ok().flatten() else { return };
-            let id = decode::id_document(id).into_bytes();
+            let last_id = decode::id_document(id).into_bytes();
             // The bound is inclusive: the row that was the last is found again.
-            if last != Some(id.as_slice()) {
-                rows.push(Row { normalised: self.decoder.normaliser().from_bson(document, &mut unreadable), last: id.into() });
+            if last != Some(last_id.as_slice()) {
+                let mut normalised = self.decoder.normaliser().from_bson(document, &mut unreadable);
+                match &mut normalised {
+                    Normalised::Completed(ticket) => ticket.transition = Transition::History,
+                    Normalised::Dead(letter) => letter.document = id_of(id),
+                    Normalised::Other(_) => {}
+                }
+                rows.push(Row { normalised, last: last_id.into() });
             }
         };
         let chunk = find(&self.client, &self.stream.collection, query, &mut take);

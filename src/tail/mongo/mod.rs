@@ -69,6 +69,7 @@ pub struct MongoSource {
     runtime: Arc<Runtime>,
     reading: Option<Receiver<Result<Vec<Event>, SourceError>>>,
     rest: VecDeque<Event>,
+    history_rows: Option<u64>,
     patience: Arc<Patience>,
     watches_oplog: bool,
     watcher: Option<oplog::Watcher>,
@@ -106,6 +107,7 @@ impl MongoSource {
             runtime: Arc::new(runtime),
             reading: None,
             rest: VecDeque::new(),
+            history_rows: None,
             patience: Arc::default(),
             watches_oplog: false,
             watcher: None,
@@ -226,6 +228,14 @@ impl Source for MongoSource {
             SourceError::Forgotten { doing, reason, .. } => SourceError::Forgotten { doing, reason, present: facts.operation_time },
             other => other,
         })?;
+        self.history_rows = None;
+        if opened.history.is_some() {
+            let rows = history::rows(&client, &stream.collection, pipeline::completed_filter(&self.spec));
+            match within(&runtime, STALLED, "estimating how large the history is", rows) {
+                Ok(rows) => self.history_rows = Some(rows),
+                Err(error) => tracing::warn!(%error, "how much of the history is left cannot be told"),
+            }
+        }
         let (sender, receiver) = crossbeam_channel::bounded(WAITING);
         let reader = Reader { stream, client, decoder, spec: self.spec.clone(), opened_from: from, out: sender };
         let history = opened.history.clone();
@@ -272,6 +282,10 @@ impl Source for MongoSource {
             }
         }
         Ok(())
+    }
+
+    fn history_rows(&self) -> Option<u64> {
+        self.history_rows
     }
 
     fn close(&mut self) {
@@ -342,7 +356,7 @@ fn begin_there(from: Option<&Resume>, facts: &Facts, fingerprint: String, start:
         // All that committed at or before the operation time is history.
         let place = Place::Stream { token: bytes::Bytes::new(), time: facts.operation_time, index: u32::MAX };
         let history =
-            (start == Start::History).then_some(HistoryPlace { since: facts.operation_time, last: None, completed_from_ms: None });
+            (start == Start::History).then_some(HistoryPlace { since: facts.operation_time, last: None, rows: 0, completed_from_ms: None });
         return (Opened { place, fingerprint, history }, Skip::Events(facts.operation_time, u32::MAX));
     };
     let skip = match &from.place {

@@ -97,11 +97,13 @@ pub struct DeadLetter {
     pub reason: DeadReason,
     /// The same in words, with the field and what was found there.
     pub detail: String,
+    /// MongoDB's `_id` of the document, as ids are written; `None` of a file. The reader of the source sets it.
+    pub document: Option<TicketId>,
     /// Where it is in its source: `line 17`, or a resume token. The reader of the source sets it.
     pub position: Option<String>,
     /// What may be known of it.
     pub fields: Projected,
-    /// When it says it completed, ms since 1970, where that can be read. Not in the record.
+    /// When it says it completed, ms since 1970, where that can be read.
     pub completed_at_ms: Option<i64>,
 }
 
@@ -109,7 +111,7 @@ impl DeadLetter {
     /// Makes a dead letter of which nothing but the reason is known.
     #[must_use]
     pub fn bare(id: Option<TicketId>, reason: DeadReason, detail: String) -> Self {
-        Self { id, reason, detail, position: None, fields: Projected::withheld(&[]), completed_at_ms: None }
+        Self { id, reason, detail, document: None, position: None, fields: Projected::withheld(&[]), completed_at_ms: None }
     }
 
     /// Makes a dead letter of a ticket that was readable but cannot be sent.
@@ -123,7 +125,8 @@ impl DeadLetter {
             Err(error) => String::from_utf8_lossy(&value[..error.valid_up_to()]).into_owned(),
         };
         let fields = Projected { text, bytes: value.len() as u64, sha256: hex(&Sha256::digest(&value)) };
-        Self { id: Some(ticket.id.clone()), reason, detail, position: None, fields, completed_at_ms: Some(ticket.completed_at_ms) }
+        let completed_at_ms = Some(ticket.completed_at_ms);
+        Self { id: Some(ticket.id.clone()), reason, detail, document: None, position: None, fields, completed_at_ms }
     }
 
     /// Returns the record's value.
@@ -135,14 +138,14 @@ impl DeadLetter {
 
 impl Serialize for DeadLetter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = self
-            .id
-            .as_ref()
-            .map(|id| serde_json::value::RawValue::from_string(id.json().to_owned()).expect("an id is the extended JSON of a value"));
-        let mut record = serializer.serialize_struct("DeadLetter", 7)?;
-        record.serialize_field("id", &id)?;
+        let json =
+            |id: &TicketId| serde_json::value::RawValue::from_string(id.json().to_owned()).expect("an id is the extended JSON of a value");
+        let mut record = serializer.serialize_struct("DeadLetter", 9)?;
+        record.serialize_field("id", &self.id.as_ref().map(json))?;
         record.serialize_field("reason", self.reason.name())?;
         record.serialize_field("detail", &self.detail)?;
+        record.serialize_field("completed_at", &self.completed_at_ms)?;
+        record.serialize_field("document", &self.document.as_ref().map(json))?;
         record.serialize_field("position", &self.position)?;
         record.serialize_field("fields", &self.fields.text)?;
         record.serialize_field("fields_bytes", &self.fields.bytes)?;

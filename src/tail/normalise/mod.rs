@@ -236,6 +236,7 @@ fn undecodable(raw: &[u8], detail: String) -> Normalised {
         id: None,
         reason: DeadReason::Undecodable,
         detail,
+        document: None,
         position: None,
         fields: Projected::withheld(raw),
         completed_at_ms: None,

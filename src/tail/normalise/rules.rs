@@ -40,6 +40,7 @@ impl Normaliser {
                     .map(|(id, _)| id),
                 reason,
                 detail,
+                document: None,
                 position: None,
                 fields: self.project(slots),
                 completed_at_ms: self.completed_at(slots).ok(),

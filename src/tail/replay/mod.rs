@@ -285,6 +285,7 @@ fn too_long(number: u64, bytes: u64, sha256: &[u8]) -> Normalised {
         id: None,
         reason: DeadReason::TooLarge,
         detail: format!("a line of {bytes} bytes"),
+        document: None,
         position: Some(format!("line {number}")),
         fields: Projected { text: String::new(), bytes, sha256 },
         completed_at_ms: None,

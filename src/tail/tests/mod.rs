@@ -1,5 +1,6 @@
 //! The stage over the log in memory: whatever fails wherever, `tickets` holds the same.
 
+mod history;
 mod leading;
 
 use std::ops::ControlFlow;
