@@ -131,18 +131,26 @@ fn partitions_that_were_added_take_no_ticket_and_are_refused_at_the_next_start()
     let servers = &kafka().bootstrap_servers;
     let (mut deployment, checker) = begin("topics-grown", PARTITIONS);
     let topics = &checker.topics;
+    deployment.set("TIDEMARK_KAFKA_PROPERTIES_TOPIC_METADATA_REFRESH_INTERVAL_MS", "1000");
     let process = deployment.start("one", &TAIL);
     process.wait_for("tail");
+    let watch = deployment.start("two", &["run", "--stages", "watch"]);
     insert(&deployment, 0..30);
     counts(&process, SENT, 30);
+    counts(&watch, WATCHED, 30);
 
     for topic in [&topics.tickets, &topics.dead_letters, &topics.prediction_errors] {
         meddling::add_partitions(servers, topic, PARTITIONS as usize + 1);
     }
+    let added = format!("partition {PARTITIONS} was added to {}", topics.tickets);
+    wait_until(&added, LIMIT, || watch.log().contains(&added).then_some(()));
     insert(&deployment, 30..90);
     deployment.insert(&(1_000..1_030).map(unusable).collect::<Vec<_>>());
     counts(&process, SENT, 90);
     counts(&process, BURIED, 30);
+    counts(&watch, WATCHED, 90);
+    watch.wait_for("watch");
+    watch.stop();
     process.stop();
     let written = || [&topics.tickets, &topics.dead_letters, &topics.positions].map(|topic| ends(&checker, topic));
     let before = written();

@@ -271,10 +271,14 @@ impl Follower {
         state.latest = state.latest.max(Some(commit));
     }
 
-    /// The position says how far each chain and the marks had come: the log must reach that far.
-    pub fn reaches(&mut self, position: &Position) {
+    /// The position says how far each chain and the marks had come: the log must reach that far, but for what retention has removed.
+    /// `lows` are the first offsets that are kept, one a partition.
+    pub fn reaches(&mut self, position: &Position, lows: &[i64]) {
         let heads = if self.holds_tickets { &position.tickets } else { &position.dead_letters };
-        for (number, (state, head)) in self.partitions.iter().zip(heads).enumerate() {
+        for (number, ((state, head), low)) in self.partitions.iter().zip(heads).zip(lows).enumerate() {
+            if *low >= head.offset {
+                continue;
+            }
             if lacks(state, head) {
                 let topic = &self.topic;
                 self.findings.note(Kind::ChainBroken, || {
@@ -282,7 +286,8 @@ impl Follower {
                 });
             }
             let marks = position.next_mark.saturating_sub(1);
-            if self.holds_tickets && state.mark.unwrap_or(0) < marks {
+            let marks_are_gone = state.mark.is_none() && state.beginning.is_some_and(|beginning| beginning.seq > 1);
+            if self.holds_tickets && state.mark.unwrap_or(0) < marks && !marks_are_gone {
                 let topic = &self.topic;
                 self.findings.note(Kind::ControlTorn, || format!("{topic}[{number}] has no mark {marks}, which the position names"));
             }

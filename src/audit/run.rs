@@ -208,8 +208,8 @@ impl Audit<'_> {
             position = self.position()?;
         }
         let Read { mut tickets, mut dead_letters, buckets, reasons } = self.log()?;
-        tickets.reaches(&position);
-        dead_letters.reaches(&position);
+        tickets.reaches(&position, &self.lows(true)?);
+        dead_letters.reaches(&position, &self.lows(false)?);
         let mut findings = Findings::default();
         let groups = in_mongodb.unequal(&buckets, ROOM);
         let passes = groups.len();
@@ -341,6 +341,13 @@ impl Audit<'_> {
         Ok(Read { tickets, dead_letters, buckets, reasons })
     }
 
+    /// Returns the first offsets that are kept, one a partition.
+    fn lows(&mut self, of_tickets: bool) -> Result<Vec<i64>, AuditError> {
+        let topic = if of_tickets { &self.topics.tickets } else { &self.topics.dead_letters };
+        let reader = &mut self.reader;
+        (0..self.partitions).map(|partition| Ok(reader.bounds(topic, partition)?.low)).collect()
+    }
+
     /// Reads both topics to the end as it is now.
     fn lines(
         &mut self,
@@ -403,9 +410,10 @@ impl Audit<'_> {
         let mut source = MongoSource::new(self.around.config, self.around.spec).map_err(refused)?;
         let mut resume = position.resume();
         resume.history = None;
+        let forgotten = || Ok((Lag { seconds, tickets: None }, ToCome { found: None }));
         match source.open(Some(&resume)) {
             Ok(_) => {}
-            Err(SourceError::Forgotten { .. }) => return Ok((Lag { seconds, tickets: None }, ToCome { found: None })),
+            Err(SourceError::Forgotten { .. }) => return forgotten(),
             Err(error) => return Err(refused(error)),
         }
         let (mut tickets, mut found, mut events) = (0, HashSet::new(), Vec::new());
@@ -415,7 +423,11 @@ impl Audit<'_> {
             if self.around.stop.is_asked() {
                 return Err(AuditError::Stopped);
             }
-            source.read(EVENTS, Duration::from_millis(500), &mut events).map_err(refused)?;
+            match source.read(EVENTS, Duration::from_millis(500), &mut events) {
+                Ok(()) => {}
+                Err(SourceError::Forgotten { .. }) => return forgotten(),
+                Err(error) => return Err(refused(error)),
+            }
             if !events.is_empty() {
                 heard = Instant::now();
             } else if heard.elapsed() > SILENCE {

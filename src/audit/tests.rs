@@ -3,8 +3,11 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::*;
+use crate::config::ClockMode;
 use crate::tail::partition::partition;
-use crate::tail::position::Head;
+use crate::tail::position::{Head, Position};
+use crate::tail::source::Place;
+use crate::tail::time::SourceClock;
 use crate::ticket::{Chain, Control, Mark};
 
 const PARTITIONS: u32 = 2;
@@ -78,6 +81,35 @@ fn kinds(findings: &Findings) -> Vec<(Kind, u64)> {
 fn a_log_that_keeps_its_promise_has_no_findings() {
     let (written, facts) = written();
     assert_eq!(kinds(&written.check(&facts)), []);
+}
+
+#[test]
+fn a_log_that_ends_before_its_position_lacks_something_unless_retention_has_removed_it() {
+    let head = |number: usize, seq: u64| Head { chain: Chain { seq, ..Chain::begin(&format!("c{number}")) }, offset: 7 };
+    let position = Position {
+        spec: "s".into(),
+        fingerprint: "f".into(),
+        source: String::new(),
+        place: Place::Rows(0),
+        history: None,
+        gap_told_ms: None,
+        tickets: vec![head(0, 6), head(1, 6)],
+        dead_letters: vec![head(0, 0), head(1, 0)],
+        clock: SourceClock::new(ClockMode::Tickets),
+        next_mark: 4,
+        next_end_ms: None,
+        baseline: None,
+        baselines_offset: 0,
+        model_events_offset: 0,
+    };
+    let found = |lows: [i64; 2]| {
+        let mut follower = Follower::of_tickets("t", PARTITIONS);
+        follower.reaches(&position, &lows);
+        kinds(&follower.end().0)
+    };
+    assert_eq!(found([0, 0]), [(Kind::ChainBroken, 2), (Kind::ControlTorn, 2)]);
+    assert_eq!(found([7, 6]), [(Kind::ChainBroken, 1), (Kind::ControlTorn, 1)]);
+    assert_eq!(found([7, 9]), []);
 }
 
 /// A dead letter: whose, at what place, of which document, completed when.

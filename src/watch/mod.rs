@@ -239,6 +239,12 @@ impl<'c> Watch<'c> {
         let member = self.member.as_mut().expect("just joined");
         match member.poll(patience)? {
             Polled::Assigned(partitions) => {
+                let known = self.context.config.kafka.partitions;
+                let (partitions, added): (Vec<u32>, Vec<u32>) = partitions.into_iter().partition(|partition| *partition < known);
+                for partition in added {
+                    let topic = &self.plan.topics.tickets;
+                    tracing::warn!("partition {partition} was added to {topic}: nothing of ours is there, and it is left alone");
+                }
                 self.assigned.extend(&partitions);
                 self.wanting.extend(&partitions);
                 self.say();

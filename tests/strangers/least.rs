@@ -19,11 +19,12 @@ const TICKETS: &str = "execution_tickets";
 
 /// Who, what on which collection (none: on the database), what on the cluster: the rows of the README's table.
 type Role = (&'static str, &'static [(&'static str, &'static [&'static str])], &'static [&'static str]);
-const ROLES: [Role; 8] = [
+const ROLES: [Role; 9] = [
     ("tail", &[("", &["listCollections"]), (TICKETS, &["find", "changeStream"]), ("local.oplog.rs", &["collStats"])], &["serverStatus"]),
     ("judge", &[("ml_retraining_triggers", &["insert", "update"])], &[]),
     ("baseline", &[(TICKETS, &["find"]), ("ml_feature_baselines", &["insert", "update"])], &[]),
     ("check", &[(TICKETS, &["find"])], &[]),
+    ("check-without-kafka", &[(TICKETS, &["find"]), ("ml_feature_baselines", &["find"])], &[]),
     ("audit", &[("", &["listCollections"]), (TICKETS, &["find", "changeStream"])], &[]),
     (
         "train",
@@ -88,7 +89,9 @@ fn with_the_privileges_of_the_table_and_no_other_every_command_does_its_work() {
     let create = ["baseline", "create", "--from", "2013-01-01", "--to", "2013-01-15"];
     let said = ends(&mut command("baseline", &create), 0, PASSWORD);
     assert!(said.contains("ml_feature_baselines"), "{said}");
-    ends(&mut command("check", &["check", "--at", "2013-01-22"]), 0, PASSWORD);
+    let check = ["check", "--at", "2013-01-22"];
+    ends(&mut command("check", &check), 0, PASSWORD);
+    ends(command("check-without-kafka", &check).env_remove("KAFKA_BOOTSTRAP_SERVERS"), 0, PASSWORD);
     ends(&mut command("train", &["train", "--at", "2013-01-22"]), 0, PASSWORD);
     let backfill = ["backfill", "--from", "2013-01-20", "--model", "1", "--write-back"];
     ends(&mut command("backfill", &backfill), 0, PASSWORD);

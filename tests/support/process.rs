@@ -37,7 +37,7 @@ pub(crate) fn tools() -> PathBuf {
 }
 
 /// Every secret that the tests plant has this in it: in credentials, in connection strings, in tickets.
-const PLANTED: &str = "hunter2";
+pub(crate) const PLANTED: &str = "hunter2";
 
 /// Holds that none of what our own program said has a planted secret in it, whatever the test is about.
 pub(crate) fn holds_no_secret(said: &str) {
