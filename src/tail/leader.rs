@@ -300,8 +300,11 @@ impl Stage<'_> {
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();
         self.progress = core.position().history.as_ref().map(|history| Progress::begin(self.source.history_rows(), history.rows));
-        self.spoke = None;
-        self.speak(core.position());
+        if self.progress.is_some() {
+            // It may take hours: how far it is is said at once.
+            self.spoke = None;
+            self.speak(core.position());
+        }
         reached(core.position().place.time());
         self.setback = None;
         tracing::info!(partitions = core.position().partitions(), "tail leads");

@@ -56,23 +56,22 @@ fn document(number: u32, commit: Option<(u32, u32)>) -> Normalised {
 }
 
 const STREAMED: u32 = 120;
-const LAG: u32 = 40;
 
-/// Documents of which the stream brings all, and of which the history shows each some time later; between them those of old.
-fn mixed() -> (Arc<Vec<Event>>, Arc<States>) {
+/// Documents of which the stream brings all, and of which the history shows each so many documents later; between them those of old.
+fn mixed(lag: u32) -> (Arc<Vec<Event>>, Arc<States>) {
     let row = |number: u32| {
         let last = bson::rawdoc! { "_id": i64::from(number) };
         Event::Row { normalised: document(number, None), last: Bytes::copy_from_slice(last.as_bytes()) }
     };
     let mut events = Vec::new();
-    for number in 1..=STREAMED + LAG {
+    for number in 1..=STREAMED + lag {
         if number <= STREAMED {
             let time = (BEGIN + number, 1);
             let after = Place::Stream { token: token(time.0, 1, number), time, index: 1 };
             events.push(Event::Ticket { normalised: document(number, Some(time)), after });
         }
-        if number > LAG {
-            events.extend([row(number - LAG), row(number - LAG + 1_000)]);
+        if number > lag {
+            events.extend([row(number - lag), row(number - lag + 1_000)]);
         }
     }
     events.extend([Event::HistoryRead, Event::End]);
@@ -94,7 +93,6 @@ fn mixed() -> (Arc<Vec<Event>>, Arc<States>) {
 
 #[test]
 fn a_history_beside_more_than_is_remembered_brings_each_once() {
-    let (all, states) = mixed();
     let faults = [Fault::Torn { visible: 3 }, Fault::Torn { visible: 17 }, Fault::UnknownVisible, Fault::Abort];
     let faults = faults.into_iter().flat_map(|fault| [2, 3, 5, 8].map(|after| Some((after, fault))));
     let mut expected: Vec<String> = Vec::new();
@@ -105,12 +103,13 @@ fn a_history_beside_more_than_is_remembered_brings_each_once() {
         }));
     }
     expected.sort();
-    for piece in [1, 9, 1_000] {
+    // What the stream brought just now is on its way into the log when the history shows it.
+    for (lag, piece) in [(0, 1), (40, 1), (40, 9), (0, 1_000), (40, 1_000)] {
+        let (all, states) = mixed(lag);
         for fault in faults.clone().chain([None]) {
             let log = MemoryLog::new();
             let mut context = context(&log, 3, |config| config.tail.transaction_rows = 20);
             let mut slow = SlowLog::new(&log, usize::MAX);
-            // What is on its way into the log is not there yet.
             slow.delay = Duration::from_millis(2);
             context.log = Arc::new(slow);
             if let Some((after, fault)) = fault {
@@ -126,8 +125,8 @@ fn a_history_beside_more_than_is_remembered_brings_each_once() {
             found.extend(dead.iter().flatten().filter_map(value).map(|value| value["detail"].as_str().unwrap().to_owned()));
             found.sort();
             let odd: Vec<&String> = found.chunk_by(|a, b| a == b).filter(|same| same.len() > 1).map(|same| &same[0]).collect();
-            assert!(odd.is_empty(), "pieces of {piece}, {fault:?}: twice: {odd:?}");
-            assert_eq!(found, expected, "pieces of {piece}, {fault:?}");
+            assert!(odd.is_empty(), "{lag} later, pieces of {piece}, {fault:?}: twice: {odd:?}");
+            assert_eq!(found, expected, "{lag} later, pieces of {piece}, {fault:?}");
         }
     }
 }
