@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::audit::audit;
 use crate::support::mongo::{Mongo, runtime};
 use crate::support::{Deployment, Seen, wait_until};
-use crate::tail_mongo::{Running, World, completed, name, without_id};
+use crate::tail_mongo::{Running, World, completed, name, unusable, without_id};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PARTITIONS: usize = 3;
@@ -54,12 +54,6 @@ pub(crate) fn gaps(world: &World) -> Vec<(i64, i64)> {
     }
     assert!(copies.values().all(|copies| *copies == PARTITIONS), "{copies:?}");
     copies.into_keys().collect()
-}
-
-fn unusable(id: i32) -> Document {
-    let mut document = completed(id);
-    document.insert("actual_duration_ms", -5);
-    document
 }
 
 /// Tickets before, in the gap (one of them is deleted, two are of no use), and after; returns when the gap's began and ended.

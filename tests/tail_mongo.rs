@@ -221,6 +221,13 @@ pub(crate) fn executing(id: i32) -> Document {
     ticket(id, "EXECUTING")
 }
 
+/// A completed ticket without a usable target.
+pub(crate) fn unusable(id: i32) -> Document {
+    let mut document = completed(id);
+    document.insert("actual_duration_ms", -5);
+    document
+}
+
 /// A document that completed and says no id.
 pub(crate) fn without_id(id: i32) -> Document {
     let mut document = completed(id);

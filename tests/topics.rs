@@ -13,7 +13,7 @@ use tidemark::ticket::Chain;
 use crate::chaos::check::Checker;
 use crate::e2e::halves;
 use crate::support::{Deployment, Process, kafka, meddling, mongo, wait_until};
-use crate::tail_mongo::{completed, name};
+use crate::tail_mongo::{completed, name, unusable};
 
 const LIMIT: Duration = Duration::from_mins(2);
 const PARTITIONS: u32 = 3;
@@ -32,13 +32,6 @@ fn begin(name: &str, partitions: u32) -> (Deployment, Checker) {
 fn insert(deployment: &Deployment, ids: Range<i32>) {
     let documents: Vec<Document> = ids.map(completed).collect();
     deployment.insert(&documents);
-}
-
-/// A completed ticket without a usable target.
-fn unusable(id: i32) -> Document {
-    let mut document = completed(id);
-    document.insert("actual_duration_ms", -5);
-    document
 }
 
 /// Waits until a process has counted so many.

@@ -361,7 +361,9 @@ impl Core {
             Normalised::Completed(ticket) => {
                 if self.is_before(ticket) || self.streamed.contains(&self.remembered_as(ticket)) {
                     self.counts.streamed += 1;
-                    self.adopted.skip(&Identity::Row(ticket.id.key().into_owned()));
+                    if !self.adopted.is_empty() {
+                        self.adopted.skip(&Identity::Row(ticket.id.key().into_owned()));
+                    }
                 } else {
                     ticket.commit = None;
                     ticket.transition = Transition::History;

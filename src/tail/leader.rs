@@ -94,8 +94,7 @@ impl From<TransactError> for Setback {
 
 /// Stands by and leads, in turns, until the end.
 pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), TailError> {
-    let prefix = &context.config.kafka.topic_prefix;
-    let group = format!("{prefix}.tail");
+    let group = format!("{}.tail", context.config.kafka.topic_prefix);
     let mut wait = FIRST_WAIT;
     let member = loop {
         match context.log.member(&group, &context.topics.positions) {
@@ -109,22 +108,7 @@ pub(super) fn run(context: &Context, source: Box<dyn Source>) -> Result<(), Tail
             }
         }
     };
-    let mut stage = Stage {
-        context,
-        source,
-        member,
-        transactional_id: format!("{prefix}.tail"),
-        ours: false,
-        room: Room::new(context.config.tail.transaction_rows),
-        bury: None,
-        setback: None,
-        events: Vec::new(),
-        next: 0,
-        looked_up: 0,
-        spoke: None,
-        awaited: None,
-        progress: None,
-    };
+    let mut stage = Stage::new(context, source, member);
     while !context.stop.is_asked() {
         metrics::tail_stands_by();
         if !stage.ours {
@@ -192,6 +176,27 @@ struct Stage<'c> {
     progress: Option<Progress>,
 }
 
+impl<'c> Stage<'c> {
+    fn new(context: &'c Context, source: Box<dyn Source>, member: Box<dyn Member>) -> Self {
+        Self {
+            context,
+            source,
+            member,
+            transactional_id: format!("{}.tail", context.config.kafka.topic_prefix),
+            ours: false,
+            room: Room::new(context.config.tail.transaction_rows),
+            bury: None,
+            setback: None,
+            events: Vec::new(),
+            next: 0,
+            looked_up: 0,
+            spoke: None,
+            awaited: None,
+            progress: None,
+        }
+    }
+}
+
 impl Stage<'_> {
     /// Hears what the group says.
     fn glance(&mut self, timeout: Duration) -> Result<(), TailError> {
@@ -222,8 +227,12 @@ impl Stage<'_> {
         Ok(false)
     }
 
+    fn may_speak(&self) -> bool {
+        self.spoke.is_none_or(|last| threads::since(last) >= SPEAK)
+    }
+
     fn say(&mut self, words: impl FnOnce() -> State) {
-        if self.spoke.is_none_or(|last| threads::since(last) >= SPEAK) {
+        if self.may_speak() {
             self.spoke = Some(threads::now());
             self.context.health.set(PART, words());
         }
@@ -415,6 +424,9 @@ impl Stage<'_> {
 
     fn speak(&mut self, position: &Position) {
         let end = position.next_end_ms;
+        if !self.may_speak() {
+            return;
+        }
         let mut reading = None;
         if let Some(progress) = &self.progress {
             let rows = position.history.as_ref().map(|history| history.rows);

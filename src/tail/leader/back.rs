@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::log::memory::MemoryLog;
-    use crate::log::{Bounds, Committed, Delivered, Log, LogError, Member, Membership, Polled, Room};
+    use crate::log::{Bounds, Committed, Delivered, Log, LogError, Member, Membership, Polled};
     use crate::spec::Spec;
     use crate::stage::{Context, Health, Stop};
     use crate::tail::source::{Event, Source};
@@ -296,22 +296,8 @@ mod tests {
             health: Health::default(),
             registry: None,
         };
-        let mut stage = Stage {
-            context: &context,
-            source: Box::new(Nothing),
-            member: Box::new(Lost),
-            transactional_id: "t.tail".to_owned(),
-            ours: true,
-            room: Room::new(10),
-            bury: None,
-            setback: None,
-            events: Vec::new(),
-            next: 0,
-            looked_up: 0,
-            spoke: None,
-            awaited: None,
-            progress: None,
-        };
+        let mut stage = Stage::new(&context, Box::new(Nothing), Box::new(Lost));
+        stage.ours = true;
         let mut reader = Long(0);
         assert!(matches!(stage.streamed(&mut reader, 3, None), Err(Setback::Again(_))));
         assert!(reader.0 < 100, "{} records were read: all of the first partition", reader.0);
