@@ -352,9 +352,7 @@ pub trait Reader: Send {
     ///
     /// # Errors
     /// [`LogError::Unavailable`].
-    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
-        Ok(self.bounds(topic, partition)?.end)
-    }
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError>;
 
     /// Hands every committed record with `from <= offset < to` to `each`, in order, until it breaks.
     ///

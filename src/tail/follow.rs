@@ -1,11 +1,12 @@
 //! What is decided elsewhere and takes its place in the stream: new baselines, and `model-events`.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::log::{Delivered, Follower, Log, LogError};
+use crate::log::{Delivered, Follower, Log, LogError, Reader};
 use crate::model_event::ModelEvent;
 use crate::spec::Spec;
 use crate::ticket::Control;
@@ -53,6 +54,8 @@ pub(crate) struct Decisions {
     fingerprint: String,
     new_baselines: VecDeque<Followed>,
     new_events: VecDeque<Followed>,
+    /// Offsets of the last records that stood there at the beginning and have not been heard yet.
+    unheard: [Option<i64>; 2],
 }
 
 impl Decisions {
@@ -64,7 +67,12 @@ impl Decisions {
         baselines_offset: i64,
         model_events_offset: i64,
     ) -> Result<Self, LogError> {
+        let mut reader = log.reader()?;
         Ok(Self {
+            unheard: [
+                last(reader.as_mut(), &topics.baselines, baselines_offset)?,
+                last(reader.as_mut(), &topics.model_events, model_events_offset)?,
+            ],
             baselines: from_what_is_left(log, &topics.baselines, baselines_offset)?,
             model_events: from_what_is_left(log, &topics.model_events, model_events_offset)?,
             spec: spec.name.clone(),
@@ -81,6 +89,7 @@ impl Decisions {
         if self.new_baselines.is_empty() {
             for record in self.baselines.poll(wait)? {
                 let (verdict, answers) = baseline(&record, &self.spec, &self.fingerprint);
+                self.hear(FollowedTopic::Baselines, record.offset);
                 let (topic, next_offset) = (FollowedTopic::Baselines, record.offset + 1);
                 self.new_baselines.push_back(Followed { topic, next_offset, verdict, answers, after: None });
             }
@@ -92,6 +101,7 @@ impl Decisions {
                     Verdict::Takes(Control::Outcome { mark, baseline, .. }) => (*mark, *baseline),
                     _ => (None, None),
                 };
+                self.hear(FollowedTopic::ModelEvents, record.offset);
                 let (topic, next_offset) = (FollowedTopic::ModelEvents, record.offset + 1);
                 self.new_events.push_back(Followed { topic, next_offset, verdict, answers, after });
             }
@@ -104,6 +114,28 @@ impl Decisions {
         let queue = if self.new_baselines.is_empty() { &mut self.new_events } else { &mut self.new_baselines };
         queue.pop_front();
     }
+
+    /// Whether something that was decided before this began to follow may still be on its way. Not when a decision has been heard
+    /// that cannot have its place now: what comes after it waits, too.
+    pub(crate) fn are_on_their_way(&self) -> bool {
+        self.unheard != [None; 2] && self.new_baselines.is_empty() && self.new_events.is_empty()
+    }
+
+    fn hear(&mut self, topic: FollowedTopic, offset: i64) {
+        self.unheard[topic as usize].take_if(|last| *last <= offset);
+    }
+}
+
+/// Returns the offset of the last record that is committed now, at or after `from`. What is in a transaction that hangs is not.
+fn last(reader: &mut dyn Reader, topic: &str, from: i64) -> Result<Option<i64>, LogError> {
+    let mut last = None;
+    let from = from.max(reader.bounds(topic, 0)?.low);
+    let end = reader.stable_end(topic, 0)?;
+    reader.read(topic, 0, from, end, &mut |record| {
+        last = Some(record.offset);
+        ControlFlow::Continue(())
+    })?;
+    Ok(last)
 }
 
 /// A compacted topic may begin later than it did.

@@ -305,6 +305,11 @@ impl Stage<'_> {
         if !core.is_catching_up() {
             self.commit(producer.as_mut(), &mut core)?;
         }
+        // What was decided before now has its place before anything is read.
+        while decisions.are_on_their_way() && self.ours && !self.context.stop.is_asked() {
+            self.glance(Duration::ZERO)?;
+            self.decide(&mut core, &mut decisions, gate.as_mut(), GLANCE)?;
+        }
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();

@@ -352,6 +352,11 @@ impl Reader for LineReader {
         self.reader.bounds(topic, partition)
     }
 
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        self.line.call("stable-end")?;
+        self.reader.stable_end(topic, partition)
+    }
+
     fn read(
         &mut self,
         topic: &str,

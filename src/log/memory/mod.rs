@@ -331,6 +331,10 @@ impl Reader for MemoryReader {
         self.shared.lock().bounds(topic, partition)
     }
 
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        Ok(self.shared.lock().partition(topic, partition)?.last_stable())
+    }
+
     fn read(
         &mut self,
         topic: &str,

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::MemoryLog;
-use crate::log::{Follower, Log, LogError, Member, Producer, Reader, TopicSettings, TransactError, Transaction};
+use crate::log::{Delivered, Follower, Log, LogError, Member, Producer, Reader, TopicSettings, TransactError, Transaction};
 
 /// How often it is patient with who tries the same again.
 const PATIENCE: usize = 100;
+
+/// How often a follower hears nothing at first.
+const SILENT_POLLS: usize = 3;
 
 /// Ends larger transactions without effect, as a broker does when their time is over.
 #[derive(Clone)]
@@ -50,7 +53,20 @@ impl Log for SlowLog {
     }
 
     fn follow(&self, topic: &str, from: &[i64]) -> Result<Box<dyn Follower>, LogError> {
-        self.log.follow(topic, from)
+        Ok(Box::new(SlowFollower(self.log.follow(topic, from)?, SILENT_POLLS)))
+    }
+}
+
+/// Hears nothing at first.
+struct SlowFollower(Box<dyn Follower>, usize);
+
+impl Follower for SlowFollower {
+    fn poll(&mut self, timeout: Duration) -> Result<Vec<Delivered>, LogError> {
+        if self.1 > 0 {
+            self.1 -= 1;
+            return Ok(Vec::new());
+        }
+        self.0.poll(timeout)
     }
 }
 

@@ -248,6 +248,10 @@ mod tests {
             Ok(Bounds { low: 0, end: 100 })
         }
 
+        fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+            Ok(self.bounds(topic, partition)?.end)
+        }
+
         fn read(
             &mut self,
             _topic: &str,

@@ -88,6 +88,22 @@ fn a_log_that_is_too_slow_for_large_transactions_gets_small_ones() {
 }
 
 #[test]
+fn what_was_decided_before_the_start_has_its_place_before_the_first_ticket() {
+    let log = MemoryLog::new();
+    let context = Context { log: Arc::new(SlowLog::new(&log, usize::MAX)), ..context(&log, 2, |_| ()) };
+    publish_baseline(&log, 1);
+    let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
+    publish(&log, "tidemark.model-events", None, silence.encode());
+    crate::tail::run(&context, Box::new(source(&Arc::new(replayed(50, 1)), &[]))).unwrap();
+    for partition in contents(&log, "tidemark.tickets", 2) {
+        let first = partition.iter().position(|line| line.starts_with("ticket ")).unwrap();
+        for decision in ["baseline ", "silence "] {
+            assert!(partition[..first].iter().any(|line| line.starts_with(decision)), "{decision}: {partition:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_leader_that_loses_its_partition_stands_by_and_the_next_one_goes_on() {
     let events = Arc::new(replayed(300, 600_000));
     let whole = run_to_end(&events, &[20], 3, None);
@@ -199,6 +215,10 @@ impl<F: FnOnce() + Send> Reader for Frozen<F> {
             act();
         }
         self.reader.bounds(topic, partition)
+    }
+
+    fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        self.reader.stable_end(topic, partition)
     }
 
     fn read(
