@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use bson::{DateTime, Document, RawDocumentBuf, doc};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -13,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::support::mongo::runtime;
-use crate::support::{Deployment, kafka, wait_until};
+use crate::support::{Deployment, kafka, meddling, wait_until};
 use crate::tail_mongo::completed;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -183,28 +181,14 @@ fn complete(deployment: &Deployment, ids: std::ops::Range<i32>) -> String {
 }
 
 /// Returns where each partition ends now.
-fn ends(topic: &str, partitions: i32) -> TopicPartitionList {
+fn ends(topic: &str, partitions: i32) -> Vec<i64> {
     // Committed records whose marker is still on its way are before the end, too.
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &kafka().bootstrap_servers)
         .set("isolation.level", "read_uncommitted")
         .create()
         .unwrap();
-    let mut ends = TopicPartitionList::new();
-    for partition in 0..partitions {
-        let (_, end) = consumer.fetch_watermarks(topic, partition, LIMIT).unwrap();
-        ends.add_partition_offset(topic, partition, Offset::Offset(end)).unwrap();
-    }
-    ends
-}
-
-/// Has Kafka remove what is before these offsets, as retention does.
-fn remove_before(offsets: &TopicPartitionList) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &kafka().bootstrap_servers).create().unwrap();
-    let removed = runtime().block_on(admin.delete_records(offsets, &AdminOptions::new())).unwrap();
-    assert_eq!(removed.count(), offsets.count());
-    removed.elements().iter().for_each(|partition| partition.error().unwrap());
+    (0..partitions).map(|partition| consumer.fetch_watermarks(topic, partition, LIMIT).unwrap().1).collect()
 }
 
 #[test]
@@ -216,11 +200,11 @@ fn what_retention_removed_is_excused_until_somebody_claims_that_the_log_has_it()
     process.wait_for("tail");
     let first = complete(&deployment, 0..30);
     wait_until("the first are in the log", LIMIT, || (process.metric(SENT) == 30).then_some(()));
-    let removed = ends("retained.tickets", 3);
+    let ends = ends("retained.tickets", 3);
     let second = complete(&deployment, 30..60);
     wait_until("all are in the log", LIMIT, || (process.metric(SENT) == 60).then_some(()));
     process.stop();
-    remove_before(&removed);
+    meddling::forget_before(&kafka().bootstrap_servers, "retained.tickets", &ends);
 
     let (code, report) = audit(&deployment, &[]);
     assert_eq!((code, count(&report, "notes", "before_the_log")), (0, 30), "{report:#}");

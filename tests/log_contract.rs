@@ -53,7 +53,7 @@ fn the_log_in_memory_keeps_the_contract() {
 fn the_log_on_kafka_keeps_the_contract() {
     let servers = &kafka().bootstrap_servers;
     let hang = |id: &str, topic: &str| meddling::hang(servers, id, topic);
-    let truncate = |topic: &str, offset| meddling::forget_before(servers, topic, offset);
+    let truncate = |topic: &str, offset| meddling::forget_before(servers, topic, &[offset]);
     // A machine that is busy with other tests must not oust anybody.
     let log = connect(servers, &[("session.timeout.ms", "30000")]).unwrap();
     let impatient = connect(servers, &[("max.poll.interval.ms", "6000")]).unwrap();

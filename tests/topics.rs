@@ -198,7 +198,7 @@ fn tickets_that_were_gone_before_watch_had_read_them_are_an_alert_and_its_window
     let is_ticket = |record: &&Delivered| record.header("kind") == Some(b"ticket");
     let unread: Vec<&Delivered> = all.iter().filter(|record| record.offset >= committed).collect();
     let first_left = unread.iter().copied().filter(is_ticket).nth(LOST).expect("more were sent than are lost");
-    meddling::forget_before(servers, &topics.tickets, first_left.offset);
+    meddling::forget_before(servers, &topics.tickets, &[first_left.offset]);
     assert_eq!(checker.log.reader().unwrap().bounds(&topics.tickets, 0).unwrap().low, first_left.offset);
 
     let watch = deployment.start("watch", &["run", "--stages", "watch"]);

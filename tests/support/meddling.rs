@@ -64,12 +64,18 @@ pub(crate) fn add_partitions(bootstrap_servers: &str, topic: &str, count: usize)
     wait_for_partitions(bootstrap_servers, topic, count);
 }
 
-/// Has the broker forget what is before `offset` in a topic's first partition, as its retention would.
-pub(crate) fn forget_before(bootstrap_servers: &str, topic: &str, offset: i64) {
+/// Has the broker forget what is before these offsets of a topic's partitions, the first one's first, as its retention would.
+pub(crate) fn forget_before(bootstrap_servers: &str, topic: &str, offsets: &[i64]) {
     let admin = admin(bootstrap_servers);
     let mut before = TopicPartitionList::new();
-    before.add_partition_offset(topic, 0, Offset::Offset(offset)).expect("it is an offset");
-    runtime().block_on(admin.delete_records(&before, &AdminOptions::new())).expect("the broker answers");
+    for (partition, offset) in (0..).zip(offsets) {
+        before.add_partition_offset(topic, partition, Offset::Offset(*offset)).expect("it is an offset");
+    }
+    let forgotten = runtime().block_on(admin.delete_records(&before, &AdminOptions::new())).expect("the broker answers");
+    assert_eq!(forgotten.count(), before.count());
+    for partition in forgotten.elements() {
+        partition.error().expect("records can be deleted");
+    }
 }
 
 /// Writes a record into a topic's first partition in a transaction of `id`, and never ends it. Whoever takes the id over does.
