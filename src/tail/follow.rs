@@ -16,10 +16,9 @@ use crate::topics::Topics;
 /// bytes.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
 
-/// A record of a followed topic: which, the offset after it, and what it says.
+/// A record of a followed topic: the offset after it, and what it says.
 #[derive(Debug)]
 pub(crate) struct Followed {
-    pub(crate) topic: FollowedTopic,
     pub(crate) next_offset: i64,
     pub(crate) verdict: Verdict,
     /// The mark whose request for a training it answers.
@@ -33,6 +32,11 @@ pub(crate) struct Followed {
 pub(crate) enum FollowedTopic {
     Baselines,
     ModelEvents,
+}
+
+impl FollowedTopic {
+    /// Baselines first, as what is decided may need them.
+    pub(crate) const ALL: [Self; 2] = [Self::Baselines, Self::ModelEvents];
 }
 
 /// What a record means for the stream.
@@ -82,47 +86,51 @@ impl Decisions {
         })
     }
 
-    /// Returns the next record, waiting for one at most `timeout`: baselines first, as what is decided may need them. It stays
-    /// until [`Decisions::done`].
-    pub(crate) fn next(&mut self, timeout: Duration) -> Result<Option<&Followed>, LogError> {
+    /// Hears of new records, when all of a topic's that were heard have their place; waits at most `timeout` for one when nothing does
+    /// not.
+    pub(crate) fn hear(&mut self, timeout: Duration) -> Result<(), LogError> {
         let wait = if self.new_events.is_empty() { timeout } else { Duration::ZERO };
         if self.new_baselines.is_empty() {
             for record in self.baselines.poll(wait)? {
+                self.unheard[FollowedTopic::Baselines as usize].take_if(|last| *last <= record.offset);
                 let (verdict, answers) = baseline(&record, &self.spec, &self.fingerprint);
-                self.hear(FollowedTopic::Baselines, record.offset);
-                let (topic, next_offset) = (FollowedTopic::Baselines, record.offset + 1);
-                self.new_baselines.push_back(Followed { topic, next_offset, verdict, answers, after: None });
+                self.new_baselines.push_back(Followed { next_offset: record.offset + 1, verdict, answers, after: None });
             }
         }
         if self.new_events.is_empty() {
             for record in self.model_events.poll(Duration::ZERO)? {
+                self.unheard[FollowedTopic::ModelEvents as usize].take_if(|last| *last <= record.offset);
                 let verdict = model_event(&record, &self.spec);
                 let (answers, after) = match &verdict {
                     Verdict::Takes(Control::Outcome { mark, baseline, .. }) => (*mark, *baseline),
                     _ => (None, None),
                 };
-                self.hear(FollowedTopic::ModelEvents, record.offset);
-                let (topic, next_offset) = (FollowedTopic::ModelEvents, record.offset + 1);
-                self.new_events.push_back(Followed { topic, next_offset, verdict, answers, after });
+                self.new_events.push_back(Followed { next_offset: record.offset + 1, verdict, answers, after });
             }
         }
-        Ok(self.new_baselines.front().or(self.new_events.front()))
+        Ok(())
+    }
+
+    /// Returns the next record of a topic that was heard and has no place yet.
+    pub(crate) fn next(&self, topic: FollowedTopic) -> Option<&Followed> {
+        match topic {
+            FollowedTopic::Baselines => self.new_baselines.front(),
+            FollowedTopic::ModelEvents => self.new_events.front(),
+        }
     }
 
     /// The record that [`Decisions::next`] returned has its place.
-    pub(crate) fn done(&mut self) {
-        let queue = if self.new_baselines.is_empty() { &mut self.new_events } else { &mut self.new_baselines };
-        queue.pop_front();
+    pub(crate) fn done(&mut self, topic: FollowedTopic) {
+        match topic {
+            FollowedTopic::Baselines => self.new_baselines.pop_front(),
+            FollowedTopic::ModelEvents => self.new_events.pop_front(),
+        };
     }
 
     /// Whether something that was decided before this began to follow may still be on its way. Not when a decision has been heard
     /// that cannot have its place now: what comes after it waits, too.
     pub(crate) fn are_on_their_way(&self) -> bool {
         self.unheard != [None; 2] && self.new_baselines.is_empty() && self.new_events.is_empty()
-    }
-
-    fn hear(&mut self, topic: FollowedTopic, offset: i64) {
-        self.unheard[topic as usize].take_if(|last| *last <= offset);
     }
 }
 

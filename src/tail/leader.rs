@@ -5,7 +5,7 @@ mod back;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Counts, Step};
-use super::follow::{Decisions, FollowedTopic, Verdict};
+use super::follow::{Decisions, Followed, FollowedTopic, Verdict};
 use super::gate::{ANSWER_AFTER, Gate};
 use super::normalise::{DeadLetter, DeadReason, Normalised};
 use super::position::Position;
@@ -494,15 +494,28 @@ impl Stage<'_> {
         timeout: Duration,
     ) -> Result<(), Setback> {
         let mut timeout = timeout;
-        while let Some(followed) = decisions.next(timeout)? {
+        loop {
+            decisions.hear(timeout)?;
             timeout = Duration::ZERO;
-            // In a replay that is lived through, an answer has one place.
-            if gate.is_some()
-                && let Some(mark) = followed.answers
-                && !(core.is_held() && core.position().next_mark > mark + ANSWER_AFTER)
-            {
-                return Ok(());
-            }
+            // What a torn transaction has left comes first, of whichever topic it is.
+            let placed = FollowedTopic::ALL
+                .into_iter()
+                .find(|&topic| decisions.next(topic).is_some_and(|followed| self.place(core, topic, followed, gate.as_deref_mut())));
+            let Some(topic) = placed else { return Ok(()) };
+            decisions.done(topic);
+        }
+    }
+
+    /// Gives one of them its place. `false`: it has to wait.
+    fn place(&mut self, core: &mut Core, topic: FollowedTopic, followed: &Followed, gate: Option<&mut Gate>) -> bool {
+        // In a replay that is lived through, an answer has one place.
+        if gate.is_some()
+            && let Some(mark) = followed.answers
+            && !(core.is_held() && core.position().next_mark > mark + ANSWER_AFTER)
+        {
+            return false;
+        }
+        if topic == FollowedTopic::ModelEvents {
             let waits_for = followed.after.filter(|version| core.position().baseline.is_none_or(|in_force| in_force < *version));
             if self.awaited != waits_for {
                 self.awaited = waits_for;
@@ -511,37 +524,38 @@ impl Stage<'_> {
                 }
             }
             if waits_for.is_some() {
-                return Ok(());
+                return false;
             }
-            match &followed.verdict {
-                Verdict::Takes(control) => {
-                    if !core.decide(control) {
-                        return Ok(());
-                    }
-                    tracing::info!(kind = control.kind(), "tail: a decision takes its place in the stream");
-                }
-                Verdict::Refused(reason) => {
-                    metrics::decision_refused();
-                    tracing::warn!(
-                        "tail refuses a record of {}: {reason}",
-                        match followed.topic {
-                            FollowedTopic::Baselines => &self.context.topics.baselines,
-                            FollowedTopic::ModelEvents => &self.context.topics.model_events,
-                        }
-                    );
-                }
-                Verdict::Passes => {}
-            }
-            if let (Some(gate), FollowedTopic::ModelEvents, Some(mark)) = (&mut gate, followed.topic, followed.answers) {
-                gate.answered(mark);
-            }
-            match followed.topic {
-                FollowedTopic::Baselines => core.followed(Some(followed.next_offset), None),
-                FollowedTopic::ModelEvents => core.followed(None, Some(followed.next_offset)),
-            }
-            decisions.done();
         }
-        Ok(())
+        match &followed.verdict {
+            Verdict::Takes(control) => {
+                if !core.decide(control) {
+                    return false;
+                }
+                tracing::info!(kind = control.kind(), "tail: a decision takes its place in the stream");
+            }
+            Verdict::Refused(reason) => {
+                metrics::decision_refused();
+                tracing::warn!(
+                    "tail refuses a record of {}: {reason}",
+                    match topic {
+                        FollowedTopic::Baselines => &self.context.topics.baselines,
+                        FollowedTopic::ModelEvents => &self.context.topics.model_events,
+                    }
+                );
+            }
+            Verdict::Passes => {}
+        }
+        match topic {
+            FollowedTopic::Baselines => core.followed(Some(followed.next_offset), None),
+            FollowedTopic::ModelEvents => {
+                if let (Some(gate), Some(mark)) = (gate, followed.answers) {
+                    gate.answered(mark);
+                }
+                core.followed(None, Some(followed.next_offset));
+            }
+        }
+        true
     }
 
     /// Commits at once, before the stream is read.

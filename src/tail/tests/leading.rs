@@ -103,6 +103,52 @@ fn what_was_decided_before_the_start_has_its_place_before_the_first_ticket() {
     }
 }
 
+/// A stream in which nothing completes. A person's decision is torn; a baseline is published before the log is read back.
+struct Quiet {
+    log: MemoryLog,
+    stop: Stop,
+    opened: usize,
+    reads: usize,
+}
+
+impl Source for Quiet {
+    fn is_replay(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self, from: Option<&Resume>) -> Result<Opened, SourceError> {
+        self.opened += 1;
+        if self.opened == 2 {
+            publish_baseline(&self.log, 1);
+        }
+        let begin = Place::Stream { token: token(0, 0, 0), time: (BEGIN, 0), index: 0 };
+        Ok(Opened { place: from.map_or(begin, |from| from.place.clone()), fingerprint: "quiet".into(), history: None })
+    }
+
+    fn read(&mut self, _most: usize, _timeout: Duration, _into: &mut Vec<Event>) -> Result<(), SourceError> {
+        if self.reads == 0 {
+            self.log.inject(TAIL, 0, Fault::Torn { visible: 1 });
+            let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
+            publish(&self.log, "tidemark.model-events", None, silence.encode());
+        }
+        self.reads += 1;
+        if self.reads == 100 {
+            self.stop.ask();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_torn_decision_does_not_wait_behind_a_newer_baseline() {
+    let log = MemoryLog::new();
+    let context = context(&log, 3, |_| ());
+    let quiet = Quiet { log: log.clone(), stop: context.stop.clone(), opened: 0, reads: 0 };
+    crate::tail::run(&context, Box::new(quiet)).unwrap();
+    let tickets = contents(&log, "tidemark.tickets", 3);
+    assert_eq!((count(&tickets, "silence"), count(&tickets, "baseline")), (3, 3), "{tickets:#?}");
+}
+
 #[test]
 fn a_leader_that_loses_its_partition_stands_by_and_the_next_one_goes_on() {
     let events = Arc::new(replayed(300, 600_000));
