@@ -86,8 +86,8 @@ impl Decisions {
         })
     }
 
-    /// Hears of new records, when all of a topic's that were heard have their place; waits at most `timeout` for one when nothing does
-    /// not.
+    /// Hears new records of each topic whose last ones all have their place. Waits for the first at most `timeout`, and not at all
+    /// while a decision waits.
     pub(crate) fn hear(&mut self, timeout: Duration) -> Result<(), LogError> {
         let wait = if self.new_events.is_empty() { timeout } else { Duration::ZERO };
         if self.new_baselines.is_empty() {
