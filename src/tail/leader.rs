@@ -308,7 +308,8 @@ impl Stage<'_> {
         // What was decided before now has its place before anything is read.
         while decisions.are_on_their_way() && self.ours && !self.context.stop.is_asked() {
             self.glance(Duration::ZERO)?;
-            self.decide(&mut core, &mut decisions, gate.as_mut(), GLANCE)?;
+            // Only baselines are waited for, and it may be the other topic that is late.
+            self.decide(&mut core, &mut decisions, gate.as_mut(), FIRST_WAIT)?;
         }
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;

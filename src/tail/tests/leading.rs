@@ -51,6 +51,11 @@ fn publish_baseline(log: &MemoryLog, version: u64) {
     publish(log, "tidemark.baselines", Some(&format!("{}@{version}", spec.name)), value.into_bytes());
 }
 
+fn publish_silence(log: &MemoryLog) {
+    let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
+    publish(log, "tidemark.model-events", None, silence.encode());
+}
+
 fn refusal(context: &Context, events: &Arc<Vec<Event>>) -> String {
     match crate::tail::run(context, Box::new(source(events, &[]))) {
         Err(TailError::Refused(reason)) => {
@@ -92,8 +97,7 @@ fn what_was_decided_before_the_start_has_its_place_before_the_first_ticket() {
     let log = MemoryLog::new();
     let context = Context { log: Arc::new(SlowLog::new(&log, usize::MAX)), ..context(&log, 2, |_| ()) };
     publish_baseline(&log, 1);
-    let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
-    publish(&log, "tidemark.model-events", None, silence.encode());
+    publish_silence(&log);
     crate::tail::run(&context, Box::new(source(&Arc::new(replayed(50, 1)), &[]))).unwrap();
     for partition in contents(&log, "tidemark.tickets", 2) {
         let first = partition.iter().position(|line| line.starts_with("ticket ")).unwrap();
@@ -128,8 +132,7 @@ impl Source for Quiet {
     fn read(&mut self, _most: usize, _timeout: Duration, _into: &mut Vec<Event>) -> Result<(), SourceError> {
         if self.reads == 0 {
             self.log.inject(TAIL, 0, Fault::Torn { visible: 1 });
-            let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
-            publish(&self.log, "tidemark.model-events", None, silence.encode());
+            publish_silence(&self.log);
         }
         self.reads += 1;
         if self.reads == 100 {
@@ -210,8 +213,7 @@ fn decisions_stand_in_every_partition_once_whatever_becomes_of_their_transaction
         let context = context(&log, 3, |_| ());
         publish_baseline(&log, 1);
         publish_baseline(&log, 2);
-        let silence = ModelEvent::Silence { id: "s".into(), spec: spec().name, cause: "error".into(), until_ms: 5 };
-        publish(&log, "tidemark.model-events", None, silence.encode());
+        publish_silence(&log);
         publish(&log, "tidemark.model-events", None, br#"{"kind":"applied","id":"x"}"#.to_vec());
         publish(&log, "tidemark.model-events", None, b"no json".to_vec());
         if let Some((after, fault)) = fault {
