@@ -88,6 +88,7 @@ impl Bench {
                 prefix,
             ])
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.kafka.bootstrap_servers)
+            .env_remove("MONGODB_URI")
             .output()
             .expect("the binary is built");
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));

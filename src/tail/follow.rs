@@ -66,17 +66,14 @@ impl Decisions {
     /// Follows from these offsets.
     pub(crate) fn follow(
         log: &dyn Log,
+        reader: &mut dyn Reader,
         topics: &Topics,
         spec: &Spec,
         baselines_offset: i64,
         model_events_offset: i64,
     ) -> Result<Self, LogError> {
-        let mut reader = log.reader()?;
         Ok(Self {
-            unheard: [
-                last(reader.as_mut(), &topics.baselines, baselines_offset)?,
-                last(reader.as_mut(), &topics.model_events, model_events_offset)?,
-            ],
+            unheard: [last(reader, &topics.baselines, baselines_offset)?, last(reader, &topics.model_events, model_events_offset)?],
             baselines: from_what_is_left(log, &topics.baselines, baselines_offset)?,
             model_events: from_what_is_left(log, &topics.model_events, model_events_offset)?,
             spec: spec.name.clone(),

@@ -290,11 +290,12 @@ impl Stage<'_> {
             self.setback.as_ref().map_or_else(|| "reading its position back".to_owned(), |reason| format!("beginning again: {reason}"));
         self.context.health.set(PART, State::Waiting(doing));
         let mut producer = self.context.log.producer(&self.transactional_id)?;
-        let mut core = self.restore(producer.as_mut())?;
+        let mut reader = self.context.log.reader()?;
+        let mut core = self.restore(producer.as_mut(), reader.as_mut())?;
         let mut decisions = {
             let position = core.position();
             let (context, offsets) = (self.context, (position.baselines_offset, position.model_events_offset));
-            Decisions::follow(context.log.as_ref(), &context.topics, &context.spec, offsets.0, offsets.1)?
+            Decisions::follow(context.log.as_ref(), reader.as_mut(), &context.topics, &context.spec, offsets.0, offsets.1)?
         };
         let mut gate = None;
         if self.source.lives_through() {

@@ -15,6 +15,9 @@ use super::notices::Notices;
 use super::properties::Properties;
 use crate::log::{Delivered, Follower, LogError, within};
 
+/// How long the broker waits for more before it says that this is the end.
+const END_WITHIN_MS: u32 = 10;
+
 pub(super) struct KafkaFollower {
     topic: String,
     consumer: BaseConsumer<Notices>,
@@ -39,7 +42,7 @@ impl KafkaFollower {
             within(topic, partition, bounds, position)?;
             positions.push(position);
         }
-        let consumer = properties.reader(Notices::new(&format!("follower of {topic}")))?;
+        let consumer = properties.reader(END_WITHIN_MS, Notices::new(&format!("follower of {topic}")))?;
         let follower = Self { topic: topic.to_owned(), consumer, cluster, properties: properties.clone(), positions, failure: None };
         follower.assign()?;
         Ok(follower)
@@ -63,7 +66,7 @@ impl KafkaFollower {
                     within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, *position)?;
                 }
                 // All are within bounds by now. Another client: see [`super::reader`] for why this one may not be assigned again.
-                self.consumer = self.properties.reader(Notices::new(&format!("follower of {}", self.topic)))?;
+                self.consumer = self.properties.reader(END_WITHIN_MS, Notices::new(&format!("follower of {}", self.topic)))?;
                 self.assign()
             }
             Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::Resolve) => Ok(()),

@@ -12,8 +12,10 @@ mod properties;
 mod reader;
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataPartition;
@@ -30,6 +32,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A refusal that another broker does not take back within so long is final.
 const REFUSED_AFTER: Duration = Duration::from_secs(3);
+/// How long a broker that refuses is left in peace.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a client that failed is listened to for its reasons.
 const SAID_WITHIN: Duration = Duration::from_millis(100);
 
@@ -39,9 +43,12 @@ pub struct KafkaLog {
     cluster: Arc<Cluster>,
 }
 
-/// Answers questions about topics. Reads uncommitted, so that a partition's end is its real one.
+/// Answers questions about topics. These clients read nothing and stay, so that an answer comes at once.
 pub(super) struct Cluster {
+    /// Reads uncommitted: a partition's end is its real one.
     client: BaseConsumer<Notices>,
+    /// Reads committed: a partition's end is its last stable offset.
+    committed: BaseConsumer<Notices>,
 }
 
 impl KafkaLog {
@@ -52,13 +59,17 @@ impl KafkaLog {
     /// The values of properties are never part of a message.
     pub fn connect(config: &config::Kafka) -> Result<Self, LogError> {
         let properties = Properties::new(config)?;
-        let client = properties.consumer_without_group(Notices::new("cluster"))?;
-        let cluster = Arc::new(Cluster { client });
+        let client = properties.consumer_without_group("read_uncommitted", Notices::new("cluster"))?;
+        let committed = properties.consumer_without_group("read_committed", Notices::new("cluster"))?;
+        let cluster = Arc::new(Cluster { client, committed });
         let doing = || format!("connecting to Kafka at {}", properties.servers());
         cluster.reach().map_err(|error| {
             let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));
             LogError::Unavailable { doing: doing(), reason: format!("{said}; {}", advice(&said)) }
         })?;
+        for client in [&cluster.client, &cluster.committed] {
+            settle(client.client()).map_err(|error| unavailable(doing(), &error))?;
+        }
         tracing::info!(servers = properties.servers(), "connected to Kafka");
         Ok(Self { properties, cluster })
     }
@@ -82,7 +93,7 @@ impl Log for KafkaLog {
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, LogError> {
-        Ok(Box::new(reader::KafkaReader::new(&self.properties, Arc::clone(&self.cluster))?))
+        Ok(Box::new(reader::KafkaReader::new(&self.properties, Arc::clone(&self.cluster))))
     }
 
     fn follow(&self, topic: &str, from: &[i64]) -> Result<Box<dyn Follower>, LogError> {
@@ -94,15 +105,24 @@ impl Cluster {
     /// Waits until a broker answers, or until it is clear that none will.
     fn reach(&self) -> KafkaResult<()> {
         let give_up = Instant::now() + CONNECT_WITHIN;
+        let mut refused = None;
         loop {
-            let Err(error) = self.client.fetch_metadata(Some("tidemark"), REFUSED_AFTER) else { return Ok(()) };
+            // A call that waits has librdkafka try again and again.
+            let wait = if refused.is_some() { SAID_WITHIN / 10 } else { SAID_WITHIN };
+            let Err(error) = ask(self.client.client(), wait) else { return Ok(()) };
             // Events are served by polling only; one call may bring but one of them.
             let heard = Instant::now() + SAID_WITHIN;
             while Instant::now() < heard {
                 drop(self.client.poll(SAID_WITHIN / 10));
             }
-            let is_refused = self.client.context().last_words().is_some_and(|said| errors::is_refusal(&said));
-            if is_refused || Instant::now() >= give_up {
+            let now = Instant::now();
+            if self.client.context().last_words().is_some_and(|said| errors::is_refusal(&said)) {
+                if now >= *refused.get_or_insert(now) + REFUSED_AFTER {
+                    return Err(error);
+                }
+                thread::sleep(REFUSED_PAUSE);
+            }
+            if now >= give_up {
                 return Err(error);
             }
         }
@@ -123,6 +143,24 @@ impl Cluster {
     pub(super) fn bounds(&self, topic: &str, partition: u32) -> Result<Bounds, LogError> {
         bounds(&self.client, topic, partition)
     }
+
+    /// Returns where committed records end now.
+    pub(super) fn stable_end(&self, topic: &str, partition: u32) -> Result<i64, LogError> {
+        Ok(bounds(&self.committed, topic, partition)?.end)
+    }
+}
+
+/// Asks something that any broker can answer.
+fn ask<C: ClientContext>(client: &Client<C>, within: Duration) -> KafkaResult<()> {
+    client.fetch_metadata(Some("tidemark"), within).map(drop)
+}
+
+/// Waits until a client has its connection to a broker. As soon as librdkafka has heard who the brokers are, it lets go of the bootstrap
+/// server that said so, and of whatever else was asked there: some of that it asks again half a second later. The second answer comes
+/// from a broker.
+fn settle<C: ClientContext>(client: &Client<C>) -> KafkaResult<()> {
+    let give_up = Instant::now() + ANSWER_WITHIN;
+    (0..2).try_for_each(|_| patiently(give_up.saturating_duration_since(Instant::now()), |time| ask(client, time)))
 }
 
 /// Counts the partitions of a topic by their leaders (-1: none), unless its error, or one without a leader, may pass.

@@ -86,16 +86,15 @@ impl KafkaProducer {
     pub(super) fn init(properties: &Properties, id: &str) -> Result<Self, LogError> {
         let reports = Reports { notices: Notices::new(id), refused: Mutex::default() };
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
+        let doing = || format!("taking over transactional id {id} at {}", properties.servers());
+        super::settle(client.client()).map_err(|error| unavailable(doing(), &error))?;
         fault::pass(id, Place::InitBefore);
-        patiently(INIT_WITHIN, |time| client.init_transactions(time)).map_err(|error| {
-            let doing = format!("taking over transactional id {id} at {}", properties.servers());
-            match error.rdkafka_error_code() {
-                Some(code @ Code::TransactionalIdAuthorizationFailed) => LogError::Unavailable {
-                    doing,
-                    reason: format!("{code}; grant Write and Describe on transactional ids {}.*", properties.prefix()),
-                },
-                _ => unavailable(doing, &error),
-            }
+        patiently(INIT_WITHIN, |time| client.init_transactions(time)).map_err(|error| match error.rdkafka_error_code() {
+            Some(code @ Code::TransactionalIdAuthorizationFailed) => LogError::Unavailable {
+                doing: doing(),
+                reason: format!("{code}; grant Write and Describe on transactional ids {}.*", properties.prefix()),
+            },
+            _ => unavailable(doing(), &error),
         })?;
         fault::pass(id, Place::InitAfter);
         Ok(Self { id: id.to_owned(), client, spent: false, ended: None, pause: SHORTEST_PAUSE, usual: None })

@@ -3,10 +3,11 @@
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::errors::reason;
+use super::errors::{reason, unavailable};
+use super::settle;
 use crate::config;
 use crate::config::faults::RESERVED_PROPERTIES;
 use crate::log::{LogError, MAX_RECORD_BYTES};
@@ -59,8 +60,9 @@ impl Properties {
             .set("client.id", "tidemark")
             .set("bootstrap.servers", &servers)
             .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
-            // While somebody waits for a broker, librdkafka tries after half of this, whatever its own back-off says.
-            .set("reconnect.backoff.ms", "500")
+            // A client waits half of this between its first connection, to a bootstrap server, and that to the real broker: a stage has
+            // some of them one after the other, and is to be back soon.
+            .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             // A lost connection with one request in flight is said at this level.
             .set_log_level(RDKafkaLogLevel::Info);
@@ -90,9 +92,10 @@ impl Properties {
         self.build(&self.shared, context)
     }
 
-    pub(super) fn consumer_without_group<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
+    /// For questions about the ends of partitions, as a reader of that isolation sees them.
+    pub(super) fn consumer_without_group<C: ConsumerContext>(&self, isolation: &str, context: C) -> Result<BaseConsumer<C>, LogError> {
         let mut config = self.with_defaults(&CONSUMER);
-        config.set("isolation.level", "read_uncommitted");
+        config.set("isolation.level", isolation);
         self.build(&config, context)
     }
 
@@ -100,6 +103,8 @@ impl Properties {
     pub(super) fn producer<C: ClientContext, T: FromClientConfigAndContext<C>>(&self, id: &str, context: C) -> Result<T, LogError> {
         let mut config = self.with_defaults(&PRODUCER);
         config.set("transactional.id", id).set("enable.idempotence", "true").set("acks", "all").set("delivery.report.only.error", "true");
+        // A topic that somebody deleted is not made again by a broker's own idea of it.
+        config.set("allow.auto.create.topics", "false");
         self.build(&config, context)
     }
 
@@ -118,18 +123,25 @@ impl Properties {
         config
     }
 
-    /// For a client that reads what it assigns itself, and says when it has met the end.
-    pub(super) fn reader<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
+    /// For a client that reads what it assigns itself, and says when it has met the end: so long after it was there.
+    pub(super) fn reader<C: ConsumerContext>(&self, wait_ms: u32, context: C) -> Result<BaseConsumer<C>, LogError> {
         let mut config = self.consumer(&format!("{}.reader", self.prefix));
-        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
+        config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", wait_ms.to_string());
         // A follower's end may lie before what the leader has committed: read back from there, a transaction would be missing.
         config.set("client.rack", "");
-        self.build(&config, context)
+        self.settled(&config, context)
     }
 
     /// For a client that fetches what a member was assigned.
     pub(super) fn fetcher<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
-        self.build(&self.consumer(&format!("{}.fetcher", self.prefix)), context)
+        self.settled(&self.consumer(&format!("{}.fetcher", self.prefix)), context)
+    }
+
+    /// A client that is assigned a partition before it knows a broker looks for one a second later.
+    fn settled<C: ConsumerContext>(&self, config: &ClientConfig, context: C) -> Result<BaseConsumer<C>, LogError> {
+        let consumer: BaseConsumer<C> = self.build(config, context)?;
+        settle(consumer.client()).map_err(|error| unavailable(format!("connecting to Kafka at {}", self.servers), &error))?;
+        Ok(consumer)
     }
 
     fn consumer(&self, group: &str) -> ClientConfig {
@@ -202,7 +214,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_accepted_is_named_by_its_key_alone() {
         let properties = with("security.protocol", "hunter2").unwrap();
-        let error = properties.consumer_without_group(Notices::new("test")).err().unwrap().to_string();
+        let error = properties.consumer_without_group("read_committed", Notices::new("test")).err().unwrap().to_string();
         assert!(error.contains("security.protocol") && !error.contains("hunter2"), "{error}");
     }
 
@@ -210,7 +222,7 @@ mod tests {
     fn properties_that_do_not_fit_together_are_named_without_their_values() {
         let properties = with("ssl.ca.location", "/there/is/no/hunter2").unwrap();
         let properties = Properties { shared: properties.with_defaults(&[("security.protocol", "ssl")]), ..properties };
-        let error = properties.consumer_without_group(Notices::new("test")).err().unwrap().to_string();
+        let error = properties.consumer_without_group("read_committed", Notices::new("test")).err().unwrap().to_string();
         assert!(error.contains("ssl.ca.location") && !error.contains("hunter2"), "{error}");
     }
 

@@ -28,8 +28,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How often the last stable offset is asked for while a transaction hangs.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long the broker waits for more before it says that this is the end: a range that is read is there.
+const END_WITHIN_MS: u32 = 1;
+
 pub(super) struct KafkaReader {
-    consumer: BaseConsumer<Notices>,
+    /// Made when something is to be read.
+    consumer: Option<BaseConsumer<Notices>>,
     /// What the consumer has been assigned so far.
     assigned: BTreeSet<(String, u32)>,
     cluster: Arc<Cluster>,
@@ -37,29 +41,34 @@ pub(super) struct KafkaReader {
 }
 
 impl KafkaReader {
-    pub(super) fn new(properties: &Properties, cluster: Arc<Cluster>) -> Result<Self, LogError> {
-        let consumer = properties.reader(Notices::new("reader"))?;
-        Ok(Self { consumer, assigned: BTreeSet::new(), cluster, properties: properties.clone() })
+    pub(super) fn new(properties: &Properties, cluster: Arc<Cluster>) -> Self {
+        Self { consumer: None, assigned: BTreeSet::new(), cluster, properties: properties.clone() }
     }
 
     /// Has the partition fetched from `from` on, by another client when this one has had it before.
-    fn assign(&mut self, topic: &str, partition: u32, from: i64) -> Result<(), LogError> {
-        if !self.assigned.insert((topic.to_owned(), partition)) {
-            self.consumer = self.properties.reader(Notices::new("reader"))?;
-            self.assigned = BTreeSet::from([(topic.to_owned(), partition)]);
-        }
+    fn assign(&mut self, topic: &str, partition: u32, from: i64) -> Result<&BaseConsumer<Notices>, LogError> {
+        let is_new = self.assigned.insert((topic.to_owned(), partition));
+        let consumer = match self.consumer.take().filter(|_| is_new) {
+            Some(consumer) => consumer,
+            None => {
+                self.assigned = BTreeSet::from([(topic.to_owned(), partition)]);
+                self.properties.reader(END_WITHIN_MS, Notices::new("reader"))?
+            }
+        };
+        let consumer = self.consumer.insert(consumer);
         let doing = || format!("reading {topic}[{partition}]");
         let mut partitions = TopicPartitionList::with_capacity(1);
         let added = partitions.add_partition_offset(topic, native(partition), Offset::Offset(from));
         added.map_err(|error| unavailable(doing(), &error))?;
-        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))
+        consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))?;
+        Ok(consumer)
     }
 
     /// Waits until everything before `to` is committed or aborted.
-    fn wait_until_stable(&mut self, topic: &str, partition: u32, to: i64) -> Result<(), LogError> {
+    fn wait_until_stable(&self, topic: &str, partition: u32, to: i64) -> Result<(), LogError> {
         let give_up = Instant::now() + HANGING_PATIENCE;
         loop {
-            let stable = self.stable_end(topic, partition)?;
+            let stable = self.cluster.stable_end(topic, partition)?;
             if stable >= to {
                 return Ok(());
             }
@@ -69,44 +78,6 @@ impl KafkaReader {
             }
             thread::sleep(ASK_EVERY);
         }
-    }
-
-    /// Reads until a record at or after the last offset, or until the end is met. Everything before `to` is stable, and was so before the
-    /// first fetch: so an end that is met lies at `to` or after it, whatever the last offsets hold.
-    fn read_stable(&self, range: &Range<'_>, each: &mut dyn FnMut(Delivered) -> ControlFlow<()>) -> Result<(), LogError> {
-        let Range { topic, partition, to, .. } = *range;
-        let doing = || format!("reading {topic}[{partition}]");
-        let mut position = range.from;
-        let mut heard = Instant::now();
-        while heard.elapsed() < SILENCE {
-            match self.consumer.poll(Duration::from_millis(100)) {
-                None => {}
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    if message.offset() >= to {
-                        return Ok(());
-                    }
-                    position = message.offset() + 1;
-                    if each(fetch::delivered(&message)).is_break() || position >= to {
-                        return Ok(());
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-                Some(Err(error)) => match error.rdkafka_error_code() {
-                    Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                        within(topic, partition, self.cluster.bounds(topic, partition)?, position)?;
-                        return Err(unavailable(doing(), &error));
-                    }
-                    Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::Resolve) => {}
-                    _ => return Err(unavailable(doing(), &error)),
-                },
-            }
-        }
-        let said = self.consumer.context().last_words().unwrap_or_else(|| "the broker is silent".to_owned());
-        Err(LogError::Unavailable {
-            doing: doing(),
-            reason: format!("nothing came for {} s at offset {position}: {said}", SILENCE.as_secs()),
-        })
     }
 }
 
@@ -123,8 +94,7 @@ impl Reader for KafkaReader {
     }
 
     fn stable_end(&mut self, topic: &str, partition: u32) -> Result<i64, LogError> {
-        // This client reads committed: the end it is told is the last stable offset.
-        Ok(super::bounds(&self.consumer, topic, partition)?.end)
+        self.cluster.stable_end(topic, partition)
     }
 
     fn read(
@@ -142,9 +112,50 @@ impl Reader for KafkaReader {
         }
         within(topic, partition, bounds, from)?;
         self.wait_until_stable(topic, partition, to)?;
-        self.assign(topic, partition, from)?;
-        let read = self.read_stable(&Range { topic, partition, from, to }, each);
-        self.consumer.unassign().map_err(|error| unavailable(format!("reading {topic}[{partition}]"), &error))?;
+        let cluster = Arc::clone(&self.cluster);
+        let consumer = self.assign(topic, partition, from)?;
+        let read = read_stable(&cluster, consumer, &Range { topic, partition, from, to }, each);
+        consumer.unassign().map_err(|error| unavailable(format!("reading {topic}[{partition}]"), &error))?;
         read
     }
+}
+
+/// Reads until a record at or after the last offset, or until the end is met. Everything before `to` is stable, and was so before the
+/// first fetch: so an end that is met lies at `to` or after it, whatever the last offsets hold.
+fn read_stable(
+    cluster: &Cluster,
+    consumer: &BaseConsumer<Notices>,
+    range: &Range<'_>,
+    each: &mut dyn FnMut(Delivered) -> ControlFlow<()>,
+) -> Result<(), LogError> {
+    let Range { topic, partition, to, .. } = *range;
+    let doing = || format!("reading {topic}[{partition}]");
+    let mut position = range.from;
+    let mut heard = Instant::now();
+    while heard.elapsed() < SILENCE {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                if message.offset() >= to {
+                    return Ok(());
+                }
+                position = message.offset() + 1;
+                if each(fetch::delivered(&message)).is_break() || position >= to {
+                    return Ok(());
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                    within(topic, partition, cluster.bounds(topic, partition)?, position)?;
+                    return Err(unavailable(doing(), &error));
+                }
+                Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::Resolve) => {}
+                _ => return Err(unavailable(doing(), &error)),
+            },
+        }
+    }
+    let said = consumer.context().last_words().unwrap_or_else(|| "the broker is silent".to_owned());
+    Err(LogError::Unavailable { doing: doing(), reason: format!("nothing came for {} s at offset {position}: {said}", SILENCE.as_secs()) })
 }

@@ -24,18 +24,17 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 impl Stage<'_> {
     /// Reads the position and what is visible beyond it, opens the source there; makes and commits the first position.
-    pub(super) fn restore(&mut self, producer: &mut dyn Producer) -> Result<Core, Setback> {
+    pub(super) fn restore(&mut self, producer: &mut dyn Producer, reader: &mut dyn Reader) -> Result<Core, Setback> {
         let context = self.context;
         let (topics, spec) = (&context.topics, &context.spec);
         let partitions = restore::partitions(context.log.as_ref(), topics)?;
-        let mut reader = context.log.reader()?;
         self.events.clear();
         (self.next, self.looked_up) = (0, 0);
-        let found = restore::position(reader.as_mut(), topics, spec, partitions)?;
+        let found = restore::position(reader, topics, spec, partitions)?;
         fault::pass(PART, fault::Place::PositionRead);
         let is_first = found.is_none();
         let (mut position, adopted) = if let Some(mut position) = found {
-            let adopted = restore::adopt(reader.as_mut(), topics, &mut position)?;
+            let adopted = restore::adopt(reader, topics, &mut position)?;
             fault::pass(PART, fault::Place::Adopted);
             (position, adopted)
         } else {
@@ -50,8 +49,8 @@ impl Stage<'_> {
                 next_mark: u64::from(opened.history.is_none()),
                 history: opened.history,
                 gap_told_ms: None,
-                tickets: restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?,
-                dead_letters: restore::new_heads(reader.as_mut(), &topics.dead_letters, partitions, &salt)?,
+                tickets: restore::new_heads(reader, &topics.tickets, partitions, &salt)?,
+                dead_letters: restore::new_heads(reader, &topics.dead_letters, partitions, &salt)?,
                 next_end_ms: None,
                 baseline: None,
                 baselines_offset: 0,
@@ -89,16 +88,16 @@ impl Stage<'_> {
             );
             let salt = format!("{} {} {}", spec.name, now_ms(), std::process::id());
             position.fingerprint = spec.fingerprint();
-            position.tickets = restore::new_heads(reader.as_mut(), &topics.tickets, partitions, &salt)?;
+            position.tickets = restore::new_heads(reader, &topics.tickets, partitions, &salt)?;
             position.baseline = None;
             position.baselines_offset = 0;
             changed = true;
         }
         if let Some((reason, present)) = lost {
-            return self.go_on_after_a_gap(producer, reader.as_mut(), position, adopted, (&reason, present));
+            return self.go_on_after_a_gap(producer, reader, position, adopted, (&reason, present));
         }
         let streamed = match &position.history {
-            Some(history) if !is_first => self.streamed(reader.as_mut(), partitions, history.completed_from_ms)?,
+            Some(history) if !is_first => self.streamed(reader, partitions, history.completed_from_ms)?,
             _ => Streamed::default(),
         };
         let mut core = Core::new(spec.clone(), topics.clone(), &context.config.window, position, adopted, streamed);
