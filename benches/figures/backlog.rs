@@ -69,7 +69,7 @@ impl Bench {
         ];
         let mut arguments = vec!["run", "--stages", stages, "--topic-prefix", prefix, "--instance", instance];
         arguments.extend(more);
-        Tidemark::start(&arguments, &environment, &self.folder.path().join(format!("{instance}.log")))
+        Tidemark::start(&arguments, &environment, &self.folder.path().join(format!("{instance}-{stages}.log")))
     }
 
     /// Creates the baseline of January and February under `prefix`.
