@@ -181,7 +181,7 @@ impl<'c> Watch<'c> {
         let shelf = Shelf::new(context.registry.clone(), &context.spec, context.config.registry.cache());
         let plan = Plan::new(context.spec.clone(), context.topics.clone(), Encoder::new(&context.spec)?, shape, shelf);
         let prefix = &context.config.kafka.topic_prefix;
-        let restorer = Restorer::start(context.log.clone(), plan.clone(), window.max_rows);
+        let restorer = Restorer::start(&context.log, &plan, window.max_rows);
         Ok(Self {
             context,
             plan,

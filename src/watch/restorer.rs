@@ -1,4 +1,4 @@
-//! The thread that restores partitions, beside the one that polls: a long restore must not cost the membership.
+//! The threads that restore partitions, beside the one that polls: a long restore must not cost the membership.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +22,10 @@ struct Answered {
     result: Result<Partition, RestoreError>,
 }
 
-/// What passes between the two threads: at most one job a partition that counts, and its answer.
+/// Partitions that are restored at a time: while one is decoded, the other comes from the broker.
+const AT_A_TIME: usize = 2;
+
+/// What passes between the threads: at most one job a partition that counts, and its answer.
 #[derive(Default)]
 struct Desk {
     asked: VecDeque<Asked>,
@@ -30,34 +33,21 @@ struct Desk {
     is_closed: bool,
 }
 
-/// Restores partitions one after the other; the latest request for a partition is the one that counts.
+/// Restores partitions, [`AT_A_TIME`]; the latest request for a partition is the one that counts.
 pub(super) struct Restorer {
     desk: Arc<Monitor<Desk>>,
     pending: BTreeMap<u32, Arc<AtomicBool>>,
 }
 
 impl Restorer {
-    /// Starts the thread. It ends when the restorer is dropped; a read under way is given up at its next record.
-    pub(super) fn start(log: Arc<dyn Log>, plan: Plan, max_rows: usize) -> Self {
+    /// Starts the threads. They end when the restorer is dropped; a read under way is given up at its next record.
+    pub(super) fn start(log: &Arc<dyn Log>, plan: &Plan, max_rows: usize) -> Self {
         let desk = Arc::new(Monitor::new(Desk::default()));
-        let its = Arc::clone(&desk);
-        let work = move || {
-            loop {
-                let mut desk = its.wait_for(Duration::MAX, |desk| !desk.asked.is_empty() || desk.is_closed);
-                if desk.is_closed {
-                    return;
-                }
-                let Some(Asked { partition, job, cancelled }) = desk.asked.pop_front() else { continue };
-                drop(desk);
-                let result = if cancelled.load(Ordering::Relaxed) {
-                    Err(RestoreError::Cancelled)
-                } else {
-                    restore(&*log, &plan, job, max_rows, &cancelled)
-                };
-                its.lock().answered.push_back(Answered { partition, cancelled, result });
-            }
-        };
-        drop(threads::spawn("watch-restore", work).expect("the system gives the process one more thread"));
+        for _ in 0..AT_A_TIME {
+            let (desk, log, plan) = (Arc::clone(&desk), Arc::clone(log), plan.clone());
+            let work = move || work(&desk, &*log, &plan, max_rows);
+            drop(threads::spawn("watch-restore", work).expect("the system gives the process one more thread"));
+        }
         Self { desk, pending: BTreeMap::new() }
     }
 
@@ -92,6 +82,21 @@ impl Restorer {
             }
         }
         None
+    }
+}
+
+/// Does one job after the other.
+fn work(desk: &Monitor<Desk>, log: &dyn Log, plan: &Plan, max_rows: usize) {
+    loop {
+        let mut open = desk.wait_for(Duration::MAX, |desk| !desk.asked.is_empty() || desk.is_closed);
+        if open.is_closed {
+            return;
+        }
+        let Some(Asked { partition, job, cancelled }) = open.asked.pop_front() else { continue };
+        drop(open);
+        let result =
+            if cancelled.load(Ordering::Relaxed) { Err(RestoreError::Cancelled) } else { restore(log, plan, job, max_rows, &cancelled) };
+        desk.lock().answered.push_back(Answered { partition, cancelled, result });
     }
 }
 

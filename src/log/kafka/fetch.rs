@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers};
 
 use crate::log::{Delivered, Header};
 
@@ -13,6 +13,9 @@ use crate::log::{Delivered, Header};
 pub(super) const POLL_RECORDS: usize = 4_096;
 /// Bytes of keys and values after which a poll brings no more.
 pub(super) const POLL_BYTES: usize = 4 << 20;
+
+/// As much as the headers of a ticket have.
+const HEADERS_BYTES: usize = 256;
 
 /// Names of headers that every record of some topic has, so that they need not be allocated each time.
 const FREQUENT: [&str; 10] =
@@ -40,16 +43,23 @@ pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
         timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map(Bytes::copy_from_slice),
-        headers: message.headers().map_or_else(Vec::new, |headers| headers.iter().map(|header| ours(&header)).collect()),
+        headers: message.headers().map_or_else(Vec::new, ours),
     }
 }
 
-fn ours(header: &rdkafka::message::Header<'_, &[u8]>) -> Header {
-    let name = match FREQUENT.iter().find(|name| **name == header.key) {
-        Some(name) => Cow::Borrowed(*name),
-        None => Cow::Owned(header.key.to_owned()),
-    };
-    (name, header.value.map_or_else(Bytes::new, Bytes::copy_from_slice))
+/// Their values are parts of one allocation: a record has up to ten.
+fn ours(headers: &BorrowedHeaders) -> Vec<Header> {
+    let mut values = Vec::with_capacity(HEADERS_BYTES);
+    headers.iter().for_each(|header| values.extend_from_slice(header.value.unwrap_or_default()));
+    let mut values = Bytes::from(values);
+    let named = headers.iter().map(|header| {
+        let name = match FREQUENT.iter().find(|name| **name == header.key) {
+            Some(name) => Cow::Borrowed(*name),
+            None => Cow::Owned(header.key.to_owned()),
+        };
+        (name, values.split_to(header.value.unwrap_or_default().len()))
+    });
+    named.collect()
 }
 
 #[cfg(test)]

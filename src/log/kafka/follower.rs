@@ -15,8 +15,8 @@ use super::notices::Notices;
 use super::properties::Properties;
 use crate::log::{Delivered, Follower, LogError, within};
 
-/// How long the broker waits for more before it says that this is the end.
-const END_WITHIN_MS: u32 = 10;
+/// How long the broker waits for more before it says that this is the end: what comes is sent at once, and an end is no news.
+const END_WITHIN_MS: u32 = 50;
 
 pub(super) struct KafkaFollower {
     topic: String,
@@ -49,6 +49,7 @@ impl KafkaFollower {
     }
 
     fn assign(&self) -> Result<(), LogError> {
+        super::settle(self.consumer.client(), &self.topic)?;
         let doing = || format!("following {}", self.topic);
         let mut partitions = TopicPartitionList::with_capacity(self.positions.len());
         for (partition, position) in (0..).zip(&self.positions) {

@@ -176,7 +176,9 @@ impl KafkaMember {
             added.map_err(|error| unavailable(doing(), &error))?;
         }
         if self.fetcher.is_none() {
-            self.fetcher = Some(self.properties.fetcher(Notices::new(&self.group))?);
+            let fetcher = self.properties.fetcher(Notices::new(&self.group))?;
+            super::settle(fetcher.client(), &self.topic)?;
+            self.fetcher = Some(fetcher);
         }
         let fetcher = self.fetcher.as_ref().expect("it was made just now");
         fetcher.incremental_assign(&partitions).map_err(|error| unavailable(doing(), &error))?;

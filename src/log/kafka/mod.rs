@@ -37,6 +37,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a client that failed is listened to for its reasons.
 const SAID_WITHIN: Duration = Duration::from_millis(100);
 
+/// A topic to ask about, only to hear an answer.
+const ANY: &str = "tidemark";
+
 /// A Kafka cluster.
 pub struct KafkaLog {
     properties: Properties,
@@ -68,7 +71,7 @@ impl KafkaLog {
             LogError::Unavailable { doing: doing(), reason: format!("{said}; {}", advice(&said)) }
         })?;
         for client in [&cluster.client, &cluster.committed] {
-            settle(client.client()).map_err(|error| unavailable(doing(), &error))?;
+            settle(client.client(), ANY)?;
         }
         tracing::info!(servers = properties.servers(), "connected to Kafka");
         Ok(Self { properties, cluster })
@@ -109,7 +112,7 @@ impl Cluster {
         loop {
             // A call that waits has librdkafka try again and again.
             let wait = if refused.is_some() { SAID_WITHIN / 10 } else { SAID_WITHIN };
-            let Err(error) = ask(self.client.client(), wait) else { return Ok(()) };
+            let Err(error) = ask(self.client.client(), ANY, wait) else { return Ok(()) };
             // Events are served by polling only; one call may bring but one of them.
             let heard = Instant::now() + SAID_WITHIN;
             while Instant::now() < heard {
@@ -150,17 +153,19 @@ impl Cluster {
     }
 }
 
-/// Asks something that any broker can answer.
-fn ask<C: ClientContext>(client: &Client<C>, within: Duration) -> KafkaResult<()> {
-    client.fetch_metadata(Some("tidemark"), within).map(drop)
+/// Asks about a topic, be it there or not: any broker can answer.
+fn ask<C: ClientContext>(client: &Client<C>, topic: &str, within: Duration) -> KafkaResult<()> {
+    client.fetch_metadata(Some(topic), within).map(drop)
 }
 
-/// Waits until a client has its connection to a broker. As soon as librdkafka has heard who the brokers are, it lets go of the bootstrap
-/// server that said so, and of whatever else was asked there: some of that it asks again half a second later. The second answer comes
-/// from a broker.
-fn settle<C: ClientContext>(client: &Client<C>) -> KafkaResult<()> {
+/// Waits until a client has its connection to a broker, and knows where the topic is that it is for. As soon as librdkafka has heard who the
+/// brokers are, it lets go of the bootstrap server that said so, and of whatever else was asked there; some of that it asks again half a
+/// second later, and so it does for a topic that is new to it when it is assigned. The second answer comes from a broker.
+fn settle<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<(), LogError> {
     let give_up = Instant::now() + ANSWER_WITHIN;
-    (0..2).try_for_each(|_| patiently(give_up.saturating_duration_since(Instant::now()), |time| ask(client, time)))
+    (0..2)
+        .try_for_each(|_| patiently(give_up.saturating_duration_since(Instant::now()), |time| ask(client, topic, time)))
+        .map_err(|error| unavailable(format!("looking for the broker of {topic}"), &error))
 }
 
 /// Counts the partitions of a topic by their leaders (-1: none), unless its error, or one without a leader, may pass.

@@ -86,8 +86,8 @@ impl KafkaProducer {
     pub(super) fn init(properties: &Properties, id: &str) -> Result<Self, LogError> {
         let reports = Reports { notices: Notices::new(id), refused: Mutex::default() };
         let client: BaseProducer<Reports> = properties.producer(id, reports)?;
+        super::settle(client.client(), super::ANY)?;
         let doing = || format!("taking over transactional id {id} at {}", properties.servers());
-        super::settle(client.client()).map_err(|error| unavailable(doing(), &error))?;
         fault::pass(id, Place::InitBefore);
         patiently(INIT_WITHIN, |time| client.init_transactions(time)).map_err(|error| match error.rdkafka_error_code() {
             Some(code @ Code::TransactionalIdAuthorizationFailed) => LogError::Unavailable {

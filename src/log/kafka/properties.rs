@@ -3,11 +3,10 @@
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::errors::{reason, unavailable};
-use super::settle;
+use super::errors::reason;
 use crate::config;
 use crate::config::faults::RESERVED_PROPERTIES;
 use crate::log::{LogError, MAX_RECORD_BYTES};
@@ -129,19 +128,12 @@ impl Properties {
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", wait_ms.to_string());
         // A follower's end may lie before what the leader has committed: read back from there, a transaction would be missing.
         config.set("client.rack", "");
-        self.settled(&config, context)
+        self.build(&config, context)
     }
 
     /// For a client that fetches what a member was assigned.
     pub(super) fn fetcher<C: ConsumerContext>(&self, context: C) -> Result<BaseConsumer<C>, LogError> {
-        self.settled(&self.consumer(&format!("{}.fetcher", self.prefix)), context)
-    }
-
-    /// A client that is assigned a partition before it knows a broker looks for one a second later.
-    fn settled<C: ConsumerContext>(&self, config: &ClientConfig, context: C) -> Result<BaseConsumer<C>, LogError> {
-        let consumer: BaseConsumer<C> = self.build(config, context)?;
-        settle(consumer.client()).map_err(|error| unavailable(format!("connecting to Kafka at {}", self.servers), &error))?;
-        Ok(consumer)
+        self.build(&self.consumer(&format!("{}.fetcher", self.prefix)), context)
     }
 
     fn consumer(&self, group: &str) -> ClientConfig {

@@ -47,15 +47,19 @@ impl KafkaReader {
 
     /// Has the partition fetched from `from` on, by another client when this one has had it before.
     fn assign(&mut self, topic: &str, partition: u32, from: i64) -> Result<&BaseConsumer<Notices>, LogError> {
-        let is_new = self.assigned.insert((topic.to_owned(), partition));
-        let consumer = match self.consumer.take().filter(|_| is_new) {
+        let place = (topic.to_owned(), partition);
+        let consumer = match self.consumer.take().filter(|_| !self.assigned.contains(&place)) {
             Some(consumer) => consumer,
             None => {
-                self.assigned = BTreeSet::from([(topic.to_owned(), partition)]);
+                self.assigned.clear();
                 self.properties.reader(END_WITHIN_MS, Notices::new("reader"))?
             }
         };
         let consumer = self.consumer.insert(consumer);
+        if !self.assigned.iter().any(|(known, _)| known == topic) {
+            super::settle(consumer.client(), topic)?;
+        }
+        self.assigned.insert(place);
         let doing = || format!("reading {topic}[{partition}]");
         let mut partitions = TopicPartitionList::with_capacity(1);
         let added = partitions.add_partition_offset(topic, native(partition), Offset::Offset(from));
