@@ -312,6 +312,7 @@ impl Stage<'_> {
             // Only baselines are waited for, and it may be the other topic that is late.
             self.decide(&mut core, &mut decisions, gate.as_mut(), FIRST_WAIT)?;
         }
+        drop(reader);
         let mut committer =
             Committer::new("tail-commit", producer).map_err(|error| Setback::Again(format!("starting a thread: {error}")))?;
         metrics::tail_leads();

@@ -47,7 +47,7 @@ pub(super) fn delivered(message: &BorrowedMessage<'_>) -> Delivered {
     }
 }
 
-/// Their values are parts of one allocation: a record has up to ten.
+/// Their values share one buffer: a record has up to ten.
 fn ours(headers: &BorrowedHeaders) -> Vec<Header> {
     let mut values = Vec::with_capacity(HEADERS_BYTES);
     headers.iter().for_each(|header| values.extend_from_slice(header.value.unwrap_or_default()));

@@ -43,20 +43,8 @@ impl KafkaFollower {
             positions.push(position);
         }
         let consumer = properties.reader(END_WITHIN_MS, Notices::new(&format!("follower of {topic}")))?;
-        let follower = Self { topic: topic.to_owned(), consumer, cluster, properties: properties.clone(), positions, failure: None };
-        follower.assign()?;
-        Ok(follower)
-    }
-
-    fn assign(&self) -> Result<(), LogError> {
-        super::settle(self.consumer.client(), &self.topic)?;
-        let doing = || format!("following {}", self.topic);
-        let mut partitions = TopicPartitionList::with_capacity(self.positions.len());
-        for (partition, position) in (0..).zip(&self.positions) {
-            let added = partitions.add_partition_offset(&self.topic, native(partition), Offset::Offset(*position));
-            added.map_err(|error| unavailable(doing(), &error))?;
-        }
-        self.consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))
+        assign(&consumer, topic, &positions)?;
+        Ok(Self { topic: topic.to_owned(), consumer, cluster, properties: properties.clone(), positions, failure: None })
     }
 
     /// Decides whether an error of the consumer concerns the caller.
@@ -67,13 +55,26 @@ impl KafkaFollower {
                     within(&self.topic, partition, self.cluster.bounds(&self.topic, partition)?, *position)?;
                 }
                 // All are within bounds by now. Another client: see [`super::reader`] for why this one may not be assigned again.
-                self.consumer = self.properties.reader(END_WITHIN_MS, Notices::new(&format!("follower of {}", self.topic)))?;
-                self.assign()
+                let consumer = self.properties.reader(END_WITHIN_MS, Notices::new(&format!("follower of {}", self.topic)))?;
+                assign(&consumer, &self.topic, &self.positions)?;
+                self.consumer = consumer;
+                Ok(())
             }
             Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::RequestTimedOut | Code::Resolve) => Ok(()),
             _ => Err(unavailable(format!("following {}", self.topic), error)),
         }
     }
+}
+
+fn assign(consumer: &BaseConsumer<Notices>, topic: &str, positions: &[i64]) -> Result<(), LogError> {
+    super::settle(consumer.client(), topic)?;
+    let doing = || format!("following {topic}");
+    let mut partitions = TopicPartitionList::with_capacity(positions.len());
+    for (partition, position) in (0..).zip(positions) {
+        let added = partitions.add_partition_offset(topic, native(partition), Offset::Offset(*position));
+        added.map_err(|error| unavailable(doing(), &error))?;
+    }
+    consumer.assign(&partitions).map_err(|error| unavailable(doing(), &error))
 }
 
 impl Follower for KafkaFollower {

@@ -35,6 +35,9 @@ const TWIN_TIME: Duration = Duration::from_mins(1);
 /// After how long one joins again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a new fetcher is waited for.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+
 /// How often the group is served while records are waited for.
 const SEATED_EVERY: Duration = Duration::from_millis(100);
 
@@ -177,7 +180,10 @@ impl KafkaMember {
         }
         if self.fetcher.is_none() {
             let fetcher = self.properties.fetcher(Notices::new(&self.group))?;
-            super::settle(fetcher.client(), &self.topic)?;
+            // The group must not wait long for it; without an answer it only fetches a second later.
+            if let Err(error) = super::answers_twice(fetcher.client(), &self.topic, SETTLED_WITHIN) {
+                tracing::debug!(%error, "fetching before a broker has answered");
+            }
             self.fetcher = Some(fetcher);
         }
         let fetcher = self.fetcher.as_ref().expect("it was made just now");

@@ -34,6 +34,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const REFUSED_AFTER: Duration = Duration::from_secs(3);
 /// How long a broker that refuses is left in peace.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// How long one of the first questions of a client waits, before a pause.
+const ASKED_FOR: Duration = Duration::from_secs(2);
 /// How long a client that failed is listened to for its reasons.
 const SAID_WITHIN: Duration = Duration::from_millis(100);
 
@@ -58,7 +60,8 @@ impl KafkaLog {
     /// Connects to the cluster.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`], naming the servers, when nobody answers within ten seconds or a property is not accepted.
+    /// [`LogError::Unavailable`], naming the servers, when nobody answers within ten seconds, or the brokers that are named in the answer do not
+    /// within as long, or a property is not accepted.
     /// The values of properties are never part of a message.
     pub fn connect(config: &config::Kafka) -> Result<Self, LogError> {
         let properties = Properties::new(config)?;
@@ -66,13 +69,10 @@ impl KafkaLog {
         let committed = properties.consumer_without_group("read_committed", Notices::new("cluster"))?;
         let cluster = Arc::new(Cluster { client, committed });
         let doing = || format!("connecting to Kafka at {}", properties.servers());
-        cluster.reach().map_err(|error| {
-            let said = cluster.client.context().last_words().unwrap_or_else(|| reason(&error));
-            LogError::Unavailable { doing: doing(), reason: format!("{said}; {}", advice(&said)) }
+        cluster.reach().map_err(|said| {
+            let reason = format!("{said}; {}", advice(&said));
+            LogError::Unavailable { doing: doing(), reason }
         })?;
-        for client in [&cluster.client, &cluster.committed] {
-            settle(client.client(), ANY)?;
-        }
         tracing::info!(servers = properties.servers(), "connected to Kafka");
         Ok(Self { properties, cluster })
     }
@@ -105,30 +105,40 @@ impl Log for KafkaLog {
 }
 
 impl Cluster {
-    /// Waits until a broker answers, or until it is clear that none will.
-    fn reach(&self) -> KafkaResult<()> {
+    /// Waits until brokers answer both clients, or until it is clear that none will.
+    ///
+    /// # Errors
+    /// What was said last.
+    fn reach(&self) -> Result<(), String> {
         let give_up = Instant::now() + CONNECT_WITHIN;
-        let mut refused = None;
+        let (mut wait, mut refused, mut said) = (SAID_WITHIN, None, None);
         loop {
-            // A call that waits has librdkafka try again and again.
-            let wait = if refused.is_some() { SAID_WITHIN / 10 } else { SAID_WITHIN };
-            let Err(error) = ask(self.client.client(), ANY, wait) else { return Ok(()) };
+            self.client.context().clear();
+            let Err(error) = ask(self.client.client(), ANY, wait) else { break };
             // Events are served by polling only; one call may bring but one of them.
             let heard = Instant::now() + SAID_WITHIN;
             while Instant::now() < heard {
                 drop(self.client.poll(SAID_WITHIN / 10));
             }
+            let words = self.client.context().last_words();
+            let is_refused = words.as_deref().is_some_and(errors::is_refusal);
+            said = words.or(said);
             let now = Instant::now();
-            if self.client.context().last_words().is_some_and(|said| errors::is_refusal(&said)) {
-                if now >= *refused.get_or_insert(now) + REFUSED_AFTER {
-                    return Err(error);
-                }
-                thread::sleep(REFUSED_PAUSE);
+            if now >= give_up || is_refused && now >= *refused.get_or_insert(now) + REFUSED_AFTER {
+                return Err(said.unwrap_or_else(|| reason(&error)));
             }
-            if now >= give_up {
-                return Err(error);
+            if is_refused {
+                // A call that waits has librdkafka try again and again.
+                wait = SAID_WITHIN;
+                thread::sleep(REFUSED_PAUSE);
+            } else {
+                (wait, refused) = ((wait * 2).min(REFUSED_AFTER), None);
             }
         }
+        [&self.client, &self.committed].into_iter().try_for_each(|client| {
+            answers_twice(client.client(), ANY, CONNECT_WITHIN)
+                .map_err(|error| client.context().last_words().unwrap_or_else(|| reason(&error)))
+        })
     }
 
     /// Returns the number of partitions, or 0 when there is no such topic. Waits while one of them has no leader: then the cluster is
@@ -162,10 +172,15 @@ fn ask<C: ClientContext>(client: &Client<C>, topic: &str, within: Duration) -> K
 /// brokers are, it lets go of the bootstrap server that said so, and of whatever else was asked there; some of that it asks again half a
 /// second later, and so it does for a topic that is new to it when it is assigned. The second answer comes from a broker.
 fn settle<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<(), LogError> {
-    let give_up = Instant::now() + ANSWER_WITHIN;
-    (0..2)
-        .try_for_each(|_| patiently(give_up.saturating_duration_since(Instant::now()), |time| ask(client, topic, time)))
-        .map_err(|error| unavailable(format!("looking for the broker of {topic}"), &error))
+    answers_twice(client, topic, ANSWER_WITHIN).map_err(|error| unavailable(format!("looking for the broker of {topic}"), &error))
+}
+
+fn answers_twice<C: ClientContext>(client: &Client<C>, topic: &str, within: Duration) -> KafkaResult<()> {
+    let give_up = Instant::now() + within;
+    (0..2).try_for_each(|_| {
+        let left = give_up.saturating_duration_since(Instant::now());
+        patiently(left, |time| ask(client, topic, time.min(ASKED_FOR)))
+    })
 }
 
 /// Counts the partitions of a topic by their leaders (-1: none), unless its error, or one without a leader, may pass.
@@ -179,6 +194,8 @@ fn count(error: Option<Code>, leaders: impl ExactSizeIterator<Item = i32>) -> Ka
 
 /// Returns the bounds of a partition as `client` sees them: read_committed ones see the last stable offset as its end.
 fn bounds<C: rdkafka::consumer::ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partition: u32) -> Result<Bounds, LogError> {
+    // What it has to say is heard here, as nobody else polls it.
+    drop(client.poll(Duration::ZERO));
     let number = fetch::native(partition);
     let (low, end) = patiently(ANSWER_WITHIN, |time| client.fetch_watermarks(topic, number, time))
         .map_err(|error| unavailable(format!("asking for the bounds of {topic}[{partition}]"), &error))?;
