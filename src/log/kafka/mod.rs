@@ -111,18 +111,16 @@ impl Cluster {
     /// What was said last.
     fn reach(&self) -> Result<(), String> {
         let give_up = Instant::now() + CONNECT_WITHIN;
-        let (mut wait, mut refused, mut said) = (SAID_WITHIN, None, None);
+        let (mut wait, mut refused) = (SAID_WITHIN, None);
         loop {
-            self.client.context().clear();
             let Err(error) = ask(self.client.client(), ANY, wait) else { break };
             // Events are served by polling only; one call may bring but one of them.
             let heard = Instant::now() + SAID_WITHIN;
             while Instant::now() < heard {
                 drop(self.client.poll(SAID_WITHIN / 10));
             }
-            let words = self.client.context().last_words();
-            let is_refused = words.as_deref().is_some_and(errors::is_refusal);
-            said = words.or(said);
+            let said = self.client.context().last_words();
+            let is_refused = said.as_deref().is_some_and(errors::is_refusal);
             let now = Instant::now();
             if now >= give_up || is_refused && now >= *refused.get_or_insert(now) + REFUSED_AFTER {
                 return Err(said.unwrap_or_else(|| reason(&error)));
