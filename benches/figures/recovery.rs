@@ -86,6 +86,11 @@ fn next_verdict(statuses: &Receiver<(Instant, Delivered)>, at_ms: i64) -> (Insta
     })
 }
 
+/// Returns the time of the last verdict that has been seen, `at_ms` where there is none.
+fn last_verdict(statuses: &Receiver<(Instant, Delivered)>, at_ms: i64) -> i64 {
+    statuses.try_iter().filter_map(|(_, record)| judged_at(&record)).fold(at_ms, i64::max)
+}
+
 pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
     let bench = Bench::start();
     let client = bench.client();
@@ -119,7 +124,7 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
             // What was under way when it was killed is seen before it is started again.
             processes[n].kill();
             std::thread::sleep(Duration::from_secs(1));
-            at_ms = statuses.try_iter().filter_map(|(_, record)| judged_at(&record)).fold(at_ms, i64::max);
+            at_ms = last_verdict(&statuses, at_ms);
             tickets_seen.try_iter().for_each(drop);
             let begun = Instant::now();
             processes[n] = start(stage);
@@ -148,8 +153,9 @@ pub(crate) fn recovery(runs: usize) -> Vec<Figure> {
         drop(other);
         processes[0] = start(STAGES[0]);
         std::thread::sleep(Duration::from_secs(1));
-        at_ms = statuses.try_iter().filter_map(|(_, record)| judged_at(&record)).fold(at_ms, i64::max);
+        at_ms = last_verdict(&statuses, at_ms);
         (_, at_ms) = next_verdict(&statuses, at_ms + CAUGHT_UP);
+        assert!(at_ms < START_MS + 7 * DAY_MS, "rows have left the window: fewer runs, or a shorter history");
         let last = times.each_ref().map(|times| times[times.len() - 1]);
         eprintln!(
             "  {:.1} s tail, {:.1} s watch, {:.1} s judge; tickets again after {:.1} s, {:.1} s from one that stood by",
