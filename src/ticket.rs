@@ -196,11 +196,12 @@ impl Ticket {
     /// # Errors
     /// [`DecodeError`] says which member is wrong.
     pub fn decode(spec: &Spec, value: &[u8]) -> Result<Self, DecodeError> {
-        let mut json = serde_json::Deserializer::from_slice(value);
+        let wrong = |reason| DecodeError { spec: spec.name.clone(), reason };
+        // Once for all of it, and not for each text.
+        let value = std::str::from_utf8(value).map_err(|error| wrong(format!("no UTF-8 at byte {}", error.valid_up_to())))?;
+        let mut json = serde_json::Deserializer::from_str(value);
         let ticket = TicketSeed(spec).deserialize(&mut json);
-        ticket
-            .and_then(|ticket| json.end().map(|()| ticket))
-            .map_err(|error| DecodeError { spec: spec.name.clone(), reason: error.to_string() })
+        ticket.and_then(|ticket| json.end().map(|()| ticket)).map_err(|error| wrong(error.to_string()))
     }
 }
 
