@@ -125,13 +125,12 @@ impl Cluster {
             if now >= give_up || is_refused && now >= *refused.get_or_insert(now) + REFUSED_AFTER {
                 return Err(said.unwrap_or_else(|| reason(&error)));
             }
-            // Longer and longer, as a broker may be slow, or another than the one that refuses.
-            wait = (wait * 2).min(REFUSED_AFTER);
             if is_refused {
                 // A call that waits has librdkafka try again and again.
+                wait = SAID_WITHIN;
                 thread::sleep(REFUSED_PAUSE);
             } else {
-                refused = None;
+                (wait, refused) = ((wait * 2).min(REFUSED_AFTER), None);
             }
         }
         [&self.client, &self.committed].into_iter().try_for_each(|client| {
