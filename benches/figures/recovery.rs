@@ -21,11 +21,11 @@ use crate::support;
 
 const NAME: &str = "recovery";
 const STAGES: [&str; 3] = ["tail", "watch", "judge"];
-/// From one live ticket to the next.
-const TICK: Duration = Duration::from_millis(20);
+/// From one live ticket to the next; a million in a week are one in 605 ms.
+const TICK: Duration = Duration::from_millis(100);
 const SLICE_MS: i64 = HOUR_MS / 6;
 /// What a live ticket moves event time by: a slice, and with it a verdict, ends every second or so.
-const STEP_MS: i64 = SLICE_MS / 50;
+const STEP_MS: i64 = SLICE_MS / 10;
 /// Slices that a stage has caught up after.
 const CAUGHT_UP: i64 = 5 * SLICE_MS;
 
