@@ -22,10 +22,10 @@ use crate::support;
 const NAME: &str = "recovery";
 const STAGES: [&str; 3] = ["tail", "watch", "judge"];
 /// From one live ticket to the next; a million in a week are one in 605 ms.
-const TICK: Duration = Duration::from_millis(100);
+const TICK_MS: i64 = 100;
 const SLICE_MS: i64 = HOUR_MS / 6;
 /// What a live ticket moves event time by: a slice, and with it a verdict, ends every second or so.
-const STEP_MS: i64 = SLICE_MS / 10;
+const STEP_MS: i64 = SLICE_MS * TICK_MS / 1_000;
 /// Slices that a stage has caught up after.
 const CAUGHT_UP: i64 = 5 * SLICE_MS;
 
@@ -41,7 +41,7 @@ fn completing(flights: &[Document], count: usize, from_ms: i64, step_ms: f64) ->
     })
 }
 
-/// Completes a ticket every [`TICK`], until it is dropped.
+/// Completes a ticket every [`TICK_MS`], until it is dropped.
 struct Feeder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -57,7 +57,7 @@ impl Feeder {
                     return;
                 }
                 runtime.block_on(insert(&client, NAME, &[ticket]));
-                std::thread::sleep(TICK);
+                std::thread::sleep(Duration::from_millis(TICK_MS.unsigned_abs()));
             }
         };
         Self { stop, thread: Some(std::thread::spawn(work)) }
